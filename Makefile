@@ -1,0 +1,68 @@
+# make demo       all set-up, then a question spoken by a human is answered by a virtual Spark
+# make test       all set-up, then every check once (CI runs this)
+# make test-long  the same with full counts and durations; writes reports/test-long.json
+# make clean      takes the lab down and removes what make made (caches outside the clone stay: make purge)
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup lab demo site smoke lint unit molecule e2e test test-long lock clean purge
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_FORCE_COLOR ?= $(if $(MAKE_TERMOUT),true,false)
+HOSTS ?= 1
+PYTEST := .venv/bin/python -m pytest
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+setup: .venv/.installed
+
+.venv/.installed: requirements/dev.txt requirements/install.sh pyproject.toml
+	requirements/install.sh
+
+lab: setup
+	ansible-playbook playbooks/lab.yml -e lab_hosts=$(HOSTS)
+
+site: lab
+	ansible-playbook -i inventory/lab site.yml
+
+demo: site
+	.venv/bin/python -m tests.demo
+
+smoke: setup
+	ansible-playbook -i inventory/lab playbooks/smoke.yml
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+	yamllint --strict .
+	ansible-lint
+
+unit: setup
+	$(PYTEST) tests/unit tests/lab -m "not lab and not long" --report reports/unit.json
+
+molecule: lab
+	rm -rf reports/molecule
+	molecule test --scenario-name default --destroy never
+
+e2e: setup
+	$(PYTEST) tests/integration tests/lab tests/e2e -m "lab and not long" --report reports/e2e.json
+
+test: lint unit molecule e2e
+	.venv/bin/python -m tests.report reports/unit.json reports/e2e.json
+
+test-long: lint molecule
+	$(PYTEST) tests --report reports/test-long.json
+	.venv/bin/python -m tests.report reports/test-long.json
+
+lock:
+	requirements/lock.sh
+
+clean:
+	if [ -d .lab ] && [ -x .venv/bin/ansible-playbook ]; then ansible-playbook playbooks/lab.yml -e lab_state=absent; fi
+	rm -rf .venv .lab .ansible .molecule reports build dist out .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+purge: clean
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/spark-voicebot"

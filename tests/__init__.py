@@ -1,0 +1,1 @@
+"""Tests of spark-voicebot, and the lab they run in."""

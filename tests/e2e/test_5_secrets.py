@@ -1,0 +1,57 @@
+"""A planted token is looked for where it must not be."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.play import play
+from tests.lab.api import Lab
+
+pytestmark = pytest.mark.lab
+Sh = Callable[..., str]
+TOKEN = "hf_" + "planted" + "Secret0123456789"
+
+
+def test_planted_token_is_nowhere(lab: Lab, sh: Sh) -> None:
+    directory = sh("ls -d /srv/models/lab-smollm2/*/").strip().rstrip("/")
+    sh(f"rm -f {directory}/model.safetensors")
+    lab.hub_faults({"rate": 20_000_000})
+    seen: list[str] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            for argv in (["ps", "-eww", "-o", "args"], [*lab.ssh_argv("spark1"), "ps -eww -o args"]):
+                seen.append(subprocess.run(argv, capture_output=True, text=True, check=False).stdout)
+            stop.wait(0.3)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        # By a vars file, as from a vault: on the command line a token would be public.
+        import tempfile
+
+        import yaml
+
+        with tempfile.NamedTemporaryFile("w", suffix=".yml") as vault:
+            yaml.safe_dump({"model_store_token": TOKEN}, vault)
+            vault.flush()
+            run = play("site.yml", "-vvv", "-e", f"@{vault.name}")
+    finally:
+        stop.set()
+        watcher.join()
+        lab.hub_faults({})
+    assert run.code == 0, run.output[-4000:]
+    assert lab.hub_saw_token(TOKEN), "the token was used"
+    assert len(seen) > 5 and not [s for s in seen if TOKEN in s], "in a process list"
+    assert TOKEN not in run.output, "in Ansible's output"
+    assert TOKEN not in sh("journalctl --no-pager -o cat")
+    found = sh(
+        f"grep -rlsF {TOKEN} /etc /srv /opt /var /home /root /tmp --exclude-dir=docker --exclude-dir=containerd",
+        check=False,
+    )
+    assert found == "", f"on disk: {found}"
