@@ -1,0 +1,1 @@
+"""A private voice assistant: speech in, a local LLM engine, speech out."""

@@ -1,0 +1,163 @@
+"""Settings: typed, checked, read from one YAML file. The only reader of configuration and environment."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
+
+from voicebot.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/voicebot/config.yml")
+ENVIRONMENT_VARIABLE = "VOICEBOT_CONFIG"
+SYSTEM_PROMPT = (
+    "You are a helpful voice assistant. Your answers are spoken aloud: "
+    "reply in a few short sentences of plain text, without lists, markup or code."
+)
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(_Section):
+    """Where the service listens."""
+
+    host: Text = "127.0.0.1"
+    port: int = Field(default=8080, ge=1, le=65535)
+
+
+class Stt(_Section):
+    """Speech to text: a CTranslate2 Whisper model in a local directory."""
+
+    model: Path
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    compute_type: Literal[
+        "default", "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16",
+        "int16", "float16", "bfloat16", "float32",
+    ] = "int8"  # fmt: skip
+    cpu_threads: int = Field(default=0, ge=0)
+    language: Text = "en"
+    beam_size: int = Field(default=1, ge=1, le=16)
+
+
+class Llm(_Section):
+    """The engine: an OpenAI-compatible server."""
+
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/]+(/.*)?$")] = (
+        "http://127.0.0.1:8000/v1"
+    )
+    model: Text = "/models/mistral-7b"
+    system_prompt: str = SYSTEM_PROMPT
+    max_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    connect_timeout_s: float = Field(default=1.0, gt=0)
+    first_token_timeout_s: float = Field(default=60.0, gt=0)
+
+
+class Tts(_Section):
+    """Text to speech."""
+
+    engine: Literal["hibari"] = "hibari"
+    voice: Text = "heart"
+    speed: float = Field(default=1.0, ge=0.5, le=2.0)
+
+
+class Limits(_Section):
+    """What the service accepts."""
+
+    max_audio_seconds: float = Field(default=120.0, gt=0)
+    max_body_mb: float = Field(default=64.0, gt=0)
+
+
+class Settings(_Section):
+    """The whole configuration."""
+
+    server: Server = Server()
+    stt: Stt
+    llm: Llm = Llm()
+    tts: Tts = Tts()
+    limits: Limits = Limits()
+
+
+def default_path() -> Path:
+    """$VOICEBOT_CONFIG, else /etc/voicebot/config.yml."""
+    return Path(os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_PATH)
+
+
+def notify_socket() -> str | None:
+    """Where systemd waits to hear that the service is ready."""
+    return os.environ.get("NOTIFY_SOCKET")
+
+
+def load(path: Path) -> Settings:
+    """Read and check a configuration file."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            "config_unreadable",
+            f"The configuration {path} can't be read: {error.strerror}.",
+            rule="a YAML file that this user may read.",
+            remedy=f"name another one with --config or ${ENVIRONMENT_VARIABLE}.",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = " ".join(str(error).split())
+        raise ConfigError(
+            "config_syntax", f"{path} is not YAML: {where}.", rule="UTF-8 YAML.", remedy="correct that line."
+        ) from error
+    return parse({} if data is None else data, str(path))
+
+
+def parse(data: object, origin: str) -> Settings:
+    """Check already loaded settings; `origin` names them in errors."""
+    if not isinstance(data, dict):
+        raise ConfigError(
+            "config_syntax",
+            f"{origin} holds a {type(data).__name__}.",
+            rule="a mapping of sections.",
+            remedy=f"write sections: {', '.join(Settings.model_fields)}.",
+        )
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        found = [_explain(detail, data) for detail in error.errors()]
+        raise ConfigError("config_invalid", f"{origin}: " + "\n".join(found)) from error
+
+
+def _explain(detail: ErrorDetails, data: dict[Any, Any]) -> str:
+    """One pydantic finding as what, rule, remedy."""
+    location = detail["loc"]
+    key = ".".join(str(part) for part in location)
+    known = _known_keys(location[:-1])
+    if detail["type"] == "extra_forbidden":
+        name = str(location[-1])
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or _elsewhere(name)
+        section = ".".join(str(part) for part in location[:-1]) or "the top level"
+        remedy = f"did you mean {near[0]}?" if near else "remove it."
+        return f"{key} is not a setting. Rule: {section} knows {', '.join(known)}. Remedy: {remedy}"
+    if detail["type"] == "missing":
+        return f"{key} is missing. Rule: it has no default. Remedy: set {key}."
+    rule = detail["msg"].replace("Input should", "it should", 1)
+    return f"{key} is {detail['input']!r}. Rule: {rule}. Remedy: set {key} to such a value."
+
+
+def _known_keys(section: tuple[int | str, ...]) -> list[str]:
+    model: Any = Settings
+    for part in section:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _elsewhere(name: str) -> list[str]:
+    """The setting's full name, when it was written in the wrong section."""
+    paths = {f"{section}.{key}": key for section in Settings.model_fields for key in _known_keys((section,))}
+    near = difflib.get_close_matches(name, paths.values(), n=1, cutoff=0.8)
+    return [path for path, key in paths.items() if key in near][:1]

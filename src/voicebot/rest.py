@@ -1,0 +1,123 @@
+"""HTTP: GET /health, and POST /v1/turns, which streams one turn in the names of the OpenAI Realtime API."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from voicebot import health, turn
+from voicebot.audio import Recording, decode
+from voicebot.config import Settings
+from voicebot.conversation import Conversation
+from voicebot.errors import EngineError, TooLargeError, VoicebotError
+
+log = logging.getLogger("voicebot")
+
+_CLIENT_CLOSED = 499
+
+
+def build(settings: Settings, stages: turn.Stages) -> Starlette:
+    """The web application over loaded stages, which it closes at its end."""
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        try:
+            await stages.llm.prepare()
+        except EngineError as error:
+            log.warning("the engine is not ready yet: %s", error)
+        yield
+        stages.stt.close()
+        stages.tts.close()
+        await stages.llm.close()
+
+    async def get_health(_request: Request) -> Response:
+        state = await health.check(stages)
+        return JSONResponse(state, status_code=200 if state["status"] == health.OK else 503)
+
+    async def post_turn(request: Request) -> Response:
+        try:
+            body = await _body(request, settings.limits.max_body_mb)
+            watch = turn.Stopwatch()
+            recording = await asyncio.to_thread(decode, body, max_seconds=settings.limits.max_audio_seconds)
+        except ClientDisconnect:
+            return Response(status_code=_CLIENT_CLOSED)
+        except VoicebotError as error:
+            log.info("turn refused: %s", error.code)
+            return JSONResponse({"error": error.as_dict()}, status_code=error.status)
+        conversation = Conversation(settings.llm.system_prompt)
+        events = turn.events(stages, conversation, recording, watch)
+        return StreamingResponse(
+            _server_sent(events, recording),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store"},
+        )
+
+    routes = [Route("/health", get_health), Route("/v1/turns", post_turn, methods=["POST"])]
+    context: Any = lifespan
+    return Starlette(routes=routes, lifespan=context)
+
+
+async def _body(request: Request, max_mb: float) -> io.BytesIO:
+    """The body within its limit; more is read on for a while, unkept, so that the client hears why."""
+    limit = int(max_mb * 1_000_000)
+    body = io.BytesIO()
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received <= limit:
+            body.write(chunk)
+        elif received > 8 * limit:
+            break
+    if received > limit:
+        raise TooLargeError(
+            "body_too_large",
+            f"The recording has more than {max_mb:g} MB.",
+            rule=f"at most {max_mb:g} MB (limits.max_body_mb).",
+            remedy="send a compressed format (FLAC, Opus), cut it, or raise limits.max_body_mb.",
+        )
+    return body
+
+
+async def _server_sent(
+    events: AsyncGenerator[turn.Event, None], recording: Recording
+) -> AsyncGenerator[str, None]:
+    """Events as server-sent ones. Closed by a client that goes away: the turn is cancelled with it."""
+    outcome = "abandoned"
+    metrics: dict[str, float] = {}
+    try:
+        async with aclosing(events) as source:
+            async for event in source:
+                if isinstance(event, turn.Done):
+                    outcome, metrics = event.status, event.metrics
+                elif isinstance(event, turn.Failed):
+                    log.error("turn failed: %s", event.error.code)
+                yield f"data: {json.dumps(to_realtime(event))}\n\n"
+    finally:
+        timing = " ".join(f"{name}={seconds:.2f}" for name, seconds in metrics.items())
+        log.info("turn %s: audio_s=%.1f %s", outcome, recording.seconds, timing)  # never what was said
+
+
+def to_realtime(event: turn.Event) -> dict[str, Any]:
+    """The event under its name in the OpenAI Realtime API."""
+    match event:
+        case turn.Heard(text):
+            return {"type": "conversation.item.input_audio_transcription.completed", "transcript": text}
+        case turn.Written(text):
+            return {"type": "response.output_audio_transcript.delta", "delta": text}
+        case turn.Spoken(pcm):
+            return {"type": "response.output_audio.delta", "delta": base64.b64encode(pcm).decode()}
+        case turn.Failed(error):
+            return {"type": "error", "error": error.as_dict()}
+        case turn.Done(status, metrics):
+            return {"type": "response.done", "response": {"status": status}, "metrics": metrics}

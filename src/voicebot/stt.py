@@ -1,0 +1,127 @@
+"""Speech to text: a Protocol, and Whisper by faster-whisper from a local directory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from voicebot.audio import SAMPLE_RATE, Recording, Samples
+from voicebot.config import Stt
+from voicebot.errors import ConfigError, SpeechError
+
+_FILES = ("config.json", "model.bin", "tokenizer.json")
+_WINDOW_SECONDS = 30.0
+
+
+class SpeechToText(Protocol):
+    """Understands a recording."""
+
+    fault: str
+    """Why the last call failed; empty when it did not."""
+
+    async def transcribe(self, recording: Recording) -> str:
+        """The words said; empty when nothing was."""
+        ...
+
+    def close(self) -> None:
+        """Let go of threads and memory."""
+        ...
+
+
+class FasterWhisper:
+    """One model for the whole process; a thread of its own keeps the event loop free."""
+
+    def __init__(self, settings: Stt) -> None:
+        """Load and warm up: blocks for a second or so."""
+        check_model(settings.model)
+        self.fault = ""
+        # Set before the first import: a missing file must be an error, never a download.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        from faster_whisper import WhisperModel
+
+        self._settings = settings
+        try:
+            self._model: Any = WhisperModel(
+                str(settings.model),
+                device=settings.device,
+                compute_type=settings.compute_type,
+                cpu_threads=settings.cpu_threads,
+                local_files_only=True,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                "stt_model",
+                f"The speech model {settings.model} can't be loaded: {error}.",
+                rule=f"a complete CTranslate2 Whisper model for {settings.device}/{settings.compute_type}.",
+                remedy="fetch the model again, or correct stt.device and stt.compute_type.",
+            ) from error
+        languages: list[str] = self._model.supported_languages
+        if settings.language not in languages:
+            raise ConfigError(
+                "stt_language",
+                f"stt.language is {settings.language!r}.",
+                rule=f"a language of {settings.model}: {', '.join(languages)}.",
+                remedy="set stt.language to one of them, or choose a multilingual model.",
+            )
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stt")
+        noise = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
+        self._run(noise, threading.Event(), vad=False)
+
+    async def transcribe(self, recording: Recording) -> str:
+        """The words said; an abandoned call stops at the next segment."""
+        abandoned = threading.Event()
+        loop = asyncio.get_running_loop()
+        try:
+            text = await loop.run_in_executor(self._worker, self._run, recording.samples, abandoned)
+        except (RuntimeError, ValueError) as error:
+            self.fault = f"Speech recognition failed: {error}."
+            raise SpeechError("stt_failed", self.fault) from error
+        else:
+            self.fault = ""
+            return text
+        finally:
+            abandoned.set()
+
+    def _run(self, samples: Samples, abandoned: threading.Event, vad: bool = True) -> str:
+        if abandoned.is_set():
+            return ""
+        segments, _info = self._model.transcribe(
+            samples,
+            language=self._settings.language,
+            beam_size=self._settings.beam_size,
+            condition_on_previous_text=False,  # a misheard sentence must not colour the next
+            without_timestamps=len(samples) <= _WINDOW_SECONDS * SAMPLE_RATE,
+            vad_filter=vad,  # Whisper invents words for silence
+        )
+        words: list[str] = []
+        for segment in segments:
+            if abandoned.is_set():
+                break
+            words.append(segment.text.strip())
+        return " ".join(words).strip()
+
+    def close(self) -> None:
+        """Let go of the thread."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+
+def check_model(directory: Path) -> None:
+    """Refuse what is not a complete local model: faster-whisper would take it for a name on a hub."""
+    rule = f"a directory with {', '.join(_FILES)} and a vocabulary."
+    remedy = "set stt.model to such a directory; model_store puts them under /srv/models."
+    if not directory.is_dir():
+        raise ConfigError(
+            "stt_model", f"stt.model is {directory}, not a directory.", rule=rule, remedy=remedy
+        )
+    missing = [name for name in _FILES if not (directory / name).is_file()]
+    if not list(directory.glob("vocabulary.*")):
+        missing.append("vocabulary.json or .txt")
+    if missing:
+        what = f"The speech model {directory} lacks {', '.join(missing)}."
+        raise ConfigError("stt_model", what, rule=rule, remedy=remedy)
