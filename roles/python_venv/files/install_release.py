@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Installs, on the host, one virtual environment from an archive of wheels; the marker .complete is written last.
+"""Installs one virtual environment from an archive of wheels; the marker .complete is written last.
 
 usage: install_release.py ARCHIVE DIRECTORY COMMAND...
 
@@ -20,7 +20,9 @@ def run(*command: str) -> None:
     """Run a command; on failure end with its output."""
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if result.returncode:
-        raise SystemExit(f"{' '.join(command[:4])} … failed with {result.returncode}:\n{result.stdout[-3000:]}")
+        raise SystemExit(
+            f"{' '.join(command[:4])} … failed with {result.returncode}:\n{result.stdout[-3000:]}"
+        )
 
 
 def install(archive: str, directory: Path, commands: list[str]) -> None:
@@ -32,8 +34,9 @@ def install(archive: str, directory: Path, commands: list[str]) -> None:
             tar.extractall(scratch, filter="data")
         run(sys.executable, "-m", "venv", str(directory))
         # fmt: off
-        run(str(directory / "bin/python"), "-m", "pip", "--isolated", "install", "--no-index", "--find-links", scratch,
-            "--no-deps", "--require-hashes", "--requirement", f"{scratch}/requirements.txt",
+        run(str(directory / "bin/python"), "-m", "pip", "--isolated", "install", "--no-index",
+            "--find-links", scratch, "--no-deps",
+            "--require-hashes", "--requirement", f"{scratch}/requirements.txt",
             "--disable-pip-version-check", "--no-cache-dir", "--no-input")
         # fmt: on
         missing = [name for name in commands if not os.access(directory / "bin" / name, os.X_OK)]

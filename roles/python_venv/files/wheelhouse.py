@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Builds, on the controller, the archive of wheels that one release of a virtual environment is installed from.
+"""Builds, on the controller, the archive of wheels that one virtual environment is installed from.
 
 usage: wheelhouse.py key|build --lock FILE [--project DIR] --python 3.12.3 --arch aarch64 [--cache DIR]
 
-`key` prints what the release is called; it needs no network. `build` downloads and builds what the cache lacks.
+`key` prints what the release is called; it needs no network. `build` makes what the cache lacks.
 Both print one JSON object; progress goes to stderr. Which package index is asked is pip's own configuration.
 """
 
@@ -24,11 +24,11 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from packaging.markers import Environment, default_environment
 from packaging.requirements import InvalidRequirement, Requirement
 
 FORMAT = "1"  # raise it when the same inputs shall give another archive
@@ -56,7 +56,7 @@ class Target:
             )
         if not re.fullmatch(r"[a-z0-9_]+", self.arch):
             raise WheelhouseError(
-                f"arch is {self.arch!r}. Rule: a machine name as uname -m prints it. Remedy: pass aarch64 or x86_64."
+                f"arch is {self.arch!r}. Rule: as uname -m prints it. Remedy: pass aarch64 or x86_64."
             )
 
     @property
@@ -70,29 +70,25 @@ class Target:
         tags = [f"manylinux_2_{minor}_{self.arch}" for minor in range(NEWEST_GLIBC, OLDEST_GLIBC - 1, -1)]
         return [*tags, f"manylinux2014_{self.arch}", f"linux_{self.arch}"]
 
-    def environment(self) -> Environment:
+    def environment(self) -> dict[str, str | AbstractSet[str]]:
         """What environment markers are evaluated against."""
-        environment = default_environment()
-        environment.update(
-            {
-                "implementation_name": "cpython",
-                "implementation_version": self.python,
-                "os_name": "posix",
-                "platform_machine": self.arch,
-                "platform_python_implementation": "CPython",
-                "platform_release": "",
-                "platform_system": "Linux",
-                "platform_version": "",
-                "python_full_version": self.python,
-                "python_version": self.minor,
-                "sys_platform": "linux",
-            }
-        )
-        return environment
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": self.python,
+            "os_name": "posix",
+            "platform_machine": self.arch,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": self.python,
+            "python_version": self.minor,
+            "sys_platform": "linux",
+        }
 
 
 def lock_for(text: str, target: Target) -> str:
-    """Return the lock with the lines that the target needs, their markers removed (pip evaluates its own host's)."""
+    """Return what the target needs of a lock, without markers: pip evaluates them for its own host."""
     environment, kept = target.environment(), []
     for number, line in enumerate(text.replace("\\\n", " ").splitlines(), start=1):
         line = line.strip()
@@ -107,10 +103,10 @@ def lock_for(text: str, target: Target) -> str:
             ) from error
         if not hashes or not re.fullmatch(r"==[^*,]+", str(requirement.specifier)):
             raise WheelhouseError(
-                f"{requirement.name} in the lock has no exact version or no hash. Rule: every requirement is pinned "
-                "with ==, and by hash. Remedy: write the lock anew with its generator."
+                f"{requirement.name} in the lock lacks an exact version or a hash. Rule: every requirement "
+                "is pinned with ==, and by hash. Remedy: write the lock anew with its generator."
             )
-        if requirement.marker is None or requirement.marker.evaluate(dict(environment)):
+        if requirement.marker is None or requirement.marker.evaluate(environment):
             pins = " ".join(f"--hash={value.strip()}" for value in sorted(hashes))
             kept.append(f"{requirement.name}{requirement.specifier} {pins}")
     return "\n".join(sorted(kept)) + "\n"
@@ -131,9 +127,13 @@ def project_hash(project: Path) -> str:
     try:
         metadata = tomllib.loads((project / "pyproject.toml").read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise WheelhouseError(f"{project}/pyproject.toml cannot be read: {error}. Remedy: name a project.") from error
+        raise WheelhouseError(
+            f"{project}/pyproject.toml cannot be read: {error}. Remedy: name a project."
+        ) from error
     build = {key: metadata.get(key) for key in ("build-system", "project")}
-    build["setuptools"] = metadata.get("tool", {}).get("setuptools")  # other tools' settings don't reach the wheel
+    build["setuptools"] = metadata.get("tool", {}).get(
+        "setuptools"
+    )  # other tools' settings don't reach the wheel
     digest = hashlib.sha256(json.dumps(build, sort_keys=True, default=str).encode())
     for path in project_files(project):
         digest.update(f"\0{path.relative_to(project)}\0".encode())
@@ -152,14 +152,14 @@ class Wheelhouse:
 
     @property
     def id(self) -> str:
-        """The release: a short hash of all that decides what is installed, known before anything is downloaded."""
+        """The release: a short hash of what decides what is installed, known before any download."""
         parts = [FORMAT, self.lock, self.target.minor, self.target.arch]
         if self.project:
             parts.append(project_hash(self.project))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
     def build(self) -> dict[str, Any]:
-        """Make the archive unless the cache has it, and describe it. Hosts of one kind wait for the first one's."""
+        """Make the archive unless the cache has it. Hosts of one kind wait for the first one's."""
         started, name = time.monotonic(), self.id
         self.cache.mkdir(parents=True, exist_ok=True)
         archive = self.cache / f"wheelhouse-{name}.tar"
@@ -182,7 +182,9 @@ class Wheelhouse:
         content.mkdir()
         requirements = content / "requirements.txt"
         requirements.write_text(self.lock)
-        say(f"downloading {self.lock.count('==')} wheels for Python {self.target.minor} on {self.target.arch}")
+        say(
+            f"downloading {self.lock.count('==')} wheels for Python {self.target.minor} on {self.target.arch}"
+        )
         platforms = [part for tag in self.target.platforms for part in ("--platform", tag)]
         pip("download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--implementation", "cp",
             "--python-version", self.target.minor, *platforms, "--dest", str(content),
@@ -210,11 +212,14 @@ class Wheelhouse:
         say(f"{len(wheels)} wheels, {archive.stat().st_size / 1e6:.0f} MB: {archive}")
 
     def _build_project(self, scratch: Path) -> Path:
-        """Build the wheel from a copy: a build leaves debris in its tree, and debris would get into the next wheel."""
+        """Build the wheel from a copy: a build leaves debris behind, which would get into the next wheel."""
         assert self.project is not None
         say(f"building the wheel of {self.project.name}")
         copy = scratch / "project"
-        for path in [*project_files(self.project), *(self.project / name for name in ("pyproject.toml", "README.md"))]:
+        for path in [
+            *project_files(self.project),
+            *(self.project / name for name in ("pyproject.toml", "README.md")),
+        ]:
             if path.exists():
                 destination = copy / path.relative_to(self.project)
                 destination.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +228,9 @@ class Wheelhouse:
         return next(scratch.glob("*.whl"))
 
     def _prune(self, current: Path) -> None:
-        archives = sorted(self.cache.glob("wheelhouse-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
+        archives = sorted(
+            self.cache.glob("wheelhouse-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True
+        )
         for old in archives[KEPT:]:
             if old != current:
                 old.unlink(missing_ok=True)
@@ -242,7 +249,11 @@ def pip(*arguments: str, **environment: str) -> None:
     command = [sys.executable, "-m", "pip", *arguments, "--disable-pip-version-check", "--no-input"]
     output = []
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
