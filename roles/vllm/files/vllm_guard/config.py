@@ -1,0 +1,115 @@
+"""The guard's settings: one JSON file, every key optional but the model."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+UNIT = "vllm.service"
+CONTAINER = "vllm"
+
+
+class ConfigError(ValueError):
+    """The file cannot be used; the text says which key, which rule, and the remedy."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Times (seconds) by which the guard judges. Worst case from freeze to verdict of an idle engine:
+    2 * poll_s + quiet_s + 2 * probe_timeout_s."""
+
+    poll_s: float = 1.0  # between two looks at the metrics
+    quiet_s: float = 5.0  # nothing moved for so long: probe
+    probe_timeout_s: float = 8.0  # a one-token completion takes no longer on a live engine
+    start_limit_s: float = 900.0  # so long an engine may load
+    dead_after_s: float = 60.0  # /health may refuse so long after the engine has been ready
+    recheck_s: float = 30.0  # between probes after handing off, and between reminders in the journal
+    restarts_per_day: int = 3
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything the guard is told. The commands are settings so that any engine can be watched."""
+
+    model: str
+    api_key: str = ""
+    engine_port: int = 8000
+    listen_port: int = 8001
+    judgement: Judgement = field(default_factory=Judgement)
+    incidents_kept: int = 20
+    state_dir: Path = Path("/var/lib/vllm-guard")
+    drain_file: Path = Path("/run/vllm-guard/drain")
+    status_command: tuple[str, ...] = (
+        "systemctl", "show", UNIT, "--property=ActiveState,InvocationID,InactiveExitTimestampMonotonic",
+    )  # fmt: skip
+    # try-restart leaves a unit alone that somebody stopped meanwhile; reset-failed frees the start limit
+    restart_commands: tuple[tuple[str, ...], ...] = (
+        ("systemctl", "reset-failed", UNIT),
+        ("systemctl", "try-restart", UNIT),
+    )
+    restart_timeout_s: float = 180.0
+    pid_command: tuple[str, ...] = ("docker", "inspect", "--format", "{{.State.Pid}}", CONTAINER)
+    evidence_commands: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {
+            "container.log": ("docker", "logs", "--timestamps", "--tail", "400", CONTAINER),
+            "unit.log": ("journalctl", "--unit", UNIT, "--lines", "100", "--no-pager", "--output", "short-iso"),
+            "kernel.log": ("journalctl", "--dmesg", "--lines", "100", "--no-pager"),
+        }
+    )
+
+
+def load(path: Path) -> Config:
+    """Read and check the file."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: Rule: one JSON object.")
+    values = _section(Config, raw, str(path))
+    if not values.get("model"):
+        raise ConfigError(f"{path}: model is missing. Rule: the name under which the engine serves its model.")
+    values["judgement"] = Judgement(**_section(Judgement, values.get("judgement", {}), f"{path}: judgement"))
+    for key in ("state_dir", "drain_file"):
+        if key in values:
+            values[key] = Path(values[key])
+    for key in ("status_command", "pid_command"):
+        if key in values:
+            values[key] = _argv(values[key], f"{path}: {key}")
+    if "restart_commands" in values:
+        values["restart_commands"] = tuple(
+            _argv(c, f"{path}: restart_commands") for c in values["restart_commands"]
+        )
+    if "evidence_commands" in values:
+        values["evidence_commands"] = {
+            name: _argv(c, f"{path}: evidence_commands.{name}")
+            for name, c in values["evidence_commands"].items()
+        }
+    return Config(**values)
+
+
+def _section(kind: type, raw: Any, where: str) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where}. Rule: a JSON object.")
+    known = {f.name: f.type for f in fields(kind)}
+    for key, value in raw.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            remedy = f"Remedy: did you mean {near[0]}?" if near else f"Rule: one of {', '.join(sorted(known))}."
+            raise ConfigError(f"{where}: {key} is no setting. {remedy}")
+        if known[key] in ("float", "int"):
+            number = isinstance(value, int if known[key] == "int" else (int, float))
+            if not number or isinstance(value, bool) or value < 0 or (value == 0 and key != "restarts_per_day"):
+                raise ConfigError(f"{where}: {key} is {value!r}. Rule: a positive number ({known[key]}).")
+        if known[key] == "str" and not isinstance(value, str):
+            raise ConfigError(f"{where}: {key} is {value!r}. Rule: a string.")
+    return dict(raw)
+
+
+def _argv(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(part, str) for part in value):
+        raise ConfigError(f"{where} is {value!r}. Rule: a list of strings, program first.")
+    return tuple(value)
