@@ -12,9 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from voicebot.audio import WavWriter
 from voicebot.client import ServiceError, turn_events
 from voicebot.errors import VoicebotError
+from voicebot.wav import WavWriter
 from voicebot.wer import word_error_rate
 
 SPEECH_RATE = 24_000

@@ -1,13 +1,11 @@
-"""Audio in and out: any recording to 16 kHz mono, speech to WAV; clear errors for what is no recording."""
+"""Any recording to 16 kHz mono; clear errors for what is no recording."""
 
 from __future__ import annotations
 
 import io
 import struct
-import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import av
@@ -138,34 +136,3 @@ def _too_long(name: str, what: str, max_seconds: float) -> AudioError:
 def pcm16(samples: Samples) -> bytes:
     """Float samples as little-endian 16-bit PCM."""
     return (np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
-
-
-class WavWriter:
-    """A 16-bit mono WAV that grows; valid after every write, created by the first one."""
-
-    def __init__(self, path: Path, sample_rate: int) -> None:
-        self.path = path
-        self._rate = sample_rate
-        self._wave: wave.Wave_write | None = None
-        self._frames = 0
-
-    @property
-    def seconds(self) -> float:
-        """How much has been written."""
-        return self._frames / self._rate
-
-    def write(self, pcm: bytes) -> None:
-        """Append 16-bit samples."""
-        if self._wave is None:
-            self._wave = wave.open(str(self.path), "wb")  # noqa: SIM115 (closed by close())
-            self._wave.setnchannels(1)
-            self._wave.setsampwidth(2)
-            self._wave.setframerate(self._rate)
-        self._wave.writeframes(pcm)
-        self._frames += len(pcm) // 2
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self._wave is not None:
-            self._wave.close()
-            self._wave = None
