@@ -13,8 +13,8 @@ name: run_log
 type: notification
 short_description: write the changed and failed tasks of a run as JSON
 description:
-  - "Writes NNN-check.json or NNN-run.json into run_log_dir when a playbook ends; silent without that setting."
-  - "Content: playbook, check, and for each host tasks, changed, failed, unreachable."
+  - "Writes NNN-check.json or NNN-run.json into run_log_dir when a playbook ends; silent without it."
+  - "Content: playbook, check, and for each host tasks, changed, failed and unreachable."
 options:
   run_log_dir:
     description: directory of the records, made when missing

@@ -13,17 +13,8 @@ from testinfra.host import Host
 
 ROOT = Path(__file__).parents[3]
 RECORDS = ROOT / "reports/molecule/default"
-SEED_ARGV = [
-    "vllm",
-    "serve",
-    "/models/mistral-7b",
-    "--quantization",
-    "gptq",
-    "--gpu-memory-utilization",
-    "0.9",
-    "--dtype",
-    "float16",
-]
+SEED_ARGV = ["vllm", "serve", "/models/mistral-7b", "--quantization", "gptq"]
+SEED_ARGV += ["--gpu-memory-utilization", "0.9", "--dtype", "float16"]
 
 # Changed by the real run, not foreseeable by --check on a bare host: each with its reason.
 NOT_FORESEEN: dict[str, str] = {}
