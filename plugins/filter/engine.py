@@ -11,13 +11,13 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 _FLAG = re.compile(r"[a-z][a-z0-9-]*")
-_RESERVED = {
+_RESERVED = {  # pattern of a flag: why it is none to set
     "model": "the model is the catalogue's entry (vllm_model)",
     "served-model-name": "the served name is the model's directory",
     "host": "the container's port is published on loopback (vllm_port)",
     "port": "the container's port is published on loopback (vllm_port)",
     "api-key": "argument vectors are public: VLLM_API_KEY in vllm_environment",
-    "trust-remote-code": "code from a model's repository is never run",
+    "trust.*": "code from a model's repository is never run",
 }
 
 
@@ -31,8 +31,9 @@ def flag_findings(flags: Any, name: str) -> list[str]:
         return [_refusal(f"{name} is {flags!r}", "a dict of flags without dashes", "correct it")]
     found = []
     for flag in flags:
-        if flag in _RESERVED:
-            found.append(_refusal(f"{name} has {flag}", _RESERVED[flag], "remove it"))
+        reasons = [why for pattern, why in _RESERVED.items() if re.fullmatch(pattern, str(flag))]
+        if reasons:
+            found.append(_refusal(f"{name} has {flag}", reasons[0], "remove it"))
         elif not isinstance(flag, str) or not _FLAG.fullmatch(flag):
             rule = "flags are written as vLLM spells them, without the leading dashes: max-num-seqs"
             found.append(_refusal(f"{name} has {flag!r}", rule, "correct it"))
