@@ -1,4 +1,4 @@
-"""Human speech with transcripts (Debian's package pocketsphinx-testdata), and the word error rate by jiwer."""
+"""Human speech with transcripts (Debian's package pocketsphinx-testdata), and word error rates by jiwer."""
 
 from __future__ import annotations
 
