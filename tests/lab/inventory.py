@@ -65,6 +65,7 @@ def hosts_yml(settings: Settings, hosts: list[dict[str, str]]) -> dict[str, Any]
         "ansible_user": "root",
         "ansible_ssh_private_key_file": str(settings.ssh_key),
         "ansible_ssh_common_args": f"{strict} -o IdentitiesOnly=yes",
+        "model_store_endpoint": settings.facts()["hub_url"],
     }
     return {"spark": {"hosts": {h["name"]: {"ansible_host": h["address"], **shared} for h in hosts}}}
 
