@@ -29,7 +29,7 @@ def wait_until_ready(url: str, limit: float = 180) -> None:
 
 
 def main() -> int:
-    lab = Lab.load(ROOT)
+    lab = Lab.load()
     out = ROOT / "out"
     out.mkdir(exist_ok=True)
     voicebot = str(ROOT / ".venv/bin/voicebot")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.play import BIN
 from tests.e2e.test_1_answers import ask
 from tests.e2e.tunnel import Tunnel
 from tests.lab.api import Lab
@@ -26,10 +28,12 @@ def wait_for_answer(lab: Lab, limit: float = 240) -> float:
     """Seconds until a completion succeeds on the host; fails after ``limit``."""
     began = time.monotonic()
     while time.monotonic() - began < limit:
-        if lab.ssh("spark1", ["sh", "-c", COMPLETION]).returncode == 0:
+        if lab.ssh("spark1", ["sh", "-c", COMPLETION], check=False).returncode == 0:
             return round(time.monotonic() - began, 1)
         time.sleep(1)
-    state = lab.ssh("spark1", ["systemctl", "status", "--no-pager", "-n", "30", "vllm", "voicebot", "docker"])
+    state = lab.ssh(
+        "spark1", ["systemctl", "status", "--no-pager", "-n", "30", "vllm", "voicebot", "docker"], check=False
+    )
     pytest.fail(f"no completion within {limit:.0f} s\n{state.stdout}")
 
 
@@ -37,6 +41,7 @@ def speaks(lab: Lab, tmp_path: Path) -> None:
     lab.ssh(
         "spark1",
         ["sh", "-c", "for i in $(seq 60); do curl -sf http://127.0.0.1:8080/health && break; sleep 1; done"],
+        check=False,
     )
     with Tunnel(lab, "spark1", 8080) as url:
         assert "young man" in ask(url, librivox()[1].path, tmp_path)["transcript"].lower()
@@ -73,10 +78,6 @@ def test_reboot(lab: Lab, sh: Sh, tmp_path: Path, record_property: Callable[[str
 
 
 def test_engine_down_is_said_within_two_seconds(lab: Lab, sh: Sh, service: str, tmp_path: Path) -> None:
-    import subprocess
-
-    from tests.e2e.play import BIN
-
     sh("systemctl stop vllm")
     try:
         began = time.monotonic()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -12,12 +12,6 @@ from tests.lab.api import Lab
 pytestmark = pytest.mark.lab
 Sh = Callable[..., str]
 FIND = "find /srv/models -path '*/.partial' -prune -o -name {} -path '*{}*' -print"
-
-
-@pytest.fixture
-def no_faults(lab: Lab) -> Iterator[None]:
-    yield
-    lab.hub_faults({})
 
 
 def weights(sh: Sh, name: str, file: str) -> str:
@@ -45,18 +39,17 @@ def test_flipped_byte_on_disk(lab: Lab, sh: Sh) -> None:
     )
 
 
-def test_flipped_byte_in_transit_and_orphans(lab: Lab, sh: Sh, no_faults: None) -> None:
+def test_flipped_byte_in_transit_and_orphans(lab: Lab, sh: Sh) -> None:
     """The Hub client reports success then; what broken downloads leave behind goes."""
     path = weights(sh, "whisper-base", "model.bin")
     directory, good = path.rsplit("/", 1)[0], sh(f"sha256sum < {path}")
-    lab.hub_faults({"corrupt": ["model.bin"]})
     sh(f"systemctl stop voicebot; rm -rf {directory}; mkdir -p /srv/models/.partial/whisper-base-{'0' * 40}; "
        f"head -c 5000000 /dev/zero > /srv/models/.partial/whisper-base-{'0' * 40}/x.incomplete")  # fmt: skip
-    refused = play("site.yml")
+    with lab.hub_faults(corrupt=["model.bin"]):
+        refused = play("site.yml")
     assert refused.code != 0
     assert "model.bin" in refused.messages(), refused.messages()
     assert sh(f"ls {directory} 2>/dev/null", check=False) == "", "nothing half-written is served"
-    lab.hub_faults({})
     run = play("site.yml")
     assert run.code == 0, run.output[-4000:]
     assert sh(f"sha256sum < {path}") == good

@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.e2e.play import play
 from tests.lab.api import Lab
@@ -16,10 +18,12 @@ Sh = Callable[..., str]
 TOKEN = "hf_" + "planted" + "Secret0123456789"
 
 
-def test_planted_token_is_nowhere(lab: Lab, sh: Sh) -> None:
+def test_planted_token_is_nowhere(lab: Lab, sh: Sh, tmp_path: Path) -> None:
     directory = sh("ls -d /srv/models/lab-smollm2/*/").strip().rstrip("/")
     sh(f"rm -f {directory}/model.safetensors")
-    lab.hub_faults({"rate": 20_000_000})
+    # By a vars file, as from a vault: on the command line a token would be public.
+    vault = tmp_path / "vault.yml"
+    vault.write_text(yaml.safe_dump({"model_store_token": TOKEN}))
     seen: list[str] = []
     stop = threading.Event()
 
@@ -32,21 +36,14 @@ def test_planted_token_is_nowhere(lab: Lab, sh: Sh) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        # By a vars file, as from a vault: on the command line a token would be public.
-        import tempfile
-
-        import yaml
-
-        with tempfile.NamedTemporaryFile("w", suffix=".yml") as vault:
-            yaml.safe_dump({"model_store_token": TOKEN}, vault)
-            vault.flush()
-            run = play("site.yml", "-vvv", "-e", f"@{vault.name}")
+        with lab.hub_faults(rate=20_000_000, accept_token=TOKEN):
+            run = play("site.yml", "-vvv", "-e", f"@{vault}")
     finally:
         stop.set()
         watcher.join()
-        lab.hub_faults({})
     assert run.code == 0, run.output[-4000:]
-    assert lab.hub_saw_token(TOKEN), "the token was used"
+    fetched = [r for r in lab.hub_requests() if r["path"].endswith("/model.safetensors")]
+    assert fetched and fetched[-1]["token"] == "accepted", "the token was used"
     assert len(seen) > 5 and not [s for s in seen if TOKEN in s], "in a process list"
     assert TOKEN not in run.output, "in Ansible's output"
     assert TOKEN not in sh("journalctl --no-pager -o cat")

@@ -111,7 +111,7 @@ class Lab:
             order_faults(self.settings.hub_root, {})
 
     def hub_requests(self) -> list[dict[str, Any]]:
-        """All that the hub was asked, oldest first: method, path, status, range."""
+        """All that the hub was asked, oldest first: method, path, status, range, what came of a token."""
         log = Path(self.facts["hub_log"]).read_text().splitlines()
         return [json.loads(line) for line in log if line.startswith("{")]
 

@@ -74,6 +74,7 @@ class Faults:
     corrupt: tuple[str, ...] = ()  # of these files the first byte sent is flipped
     cut_after: int = 0  # of a large file the connection ends after so many bytes, every time
     rate: float = 0  # bytes a second
+    accept_token: str = ""  # besides the one it was started with
 
 
 def read_faults(root: Path) -> Faults:
@@ -113,8 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
         faults = read_faults(self.hub.root)
         if faults.status:
             return self._error(faults.status, "injected fault")
-        given = (self.headers.get("Authorization") or "").removeprefix("Bearer ").strip()
-        if given and given != self.hub.token:
+        given = self._given()
+        if given and given not in (self.hub.token, faults.accept_token):
             return self._error(401, "Invalid credentials in Authorization header")
         if path == "/api/whoami-v2":
             return self._whoami(given)
@@ -147,6 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._error(404, "Entry not found", "EntryNotFound")
             return self._file(files[rest], rest, revision, faults)
         return self._json(200, self._info(repository, revision, files))
+
+    def _given(self) -> str:
+        return (self.headers.get("Authorization") or "").removeprefix("Bearer ").strip()
 
     def _whoami(self, given: str) -> None:
         if not given:
@@ -237,6 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
             "path": path,
             "status": int(code),
             "range": self.headers.get("Range"),
+            "token": ("refused" if int(code) == 401 else "accepted") if self._given() else None,
         }
         self.hub.requests.append(entry)
         if self.echo:

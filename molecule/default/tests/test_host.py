@@ -67,7 +67,7 @@ def test_models_are_mounted_read_only_at_the_pinned_revision(
 def test_engine_log_shows_vllm_0_11_and_gptq(host: Host) -> None:
     log = host.run("docker logs vllm").stdout + host.run("docker logs vllm").stderr
     assert re.search(r"vLLM API server version 0\.11\.0", log), log[:2000]
-    assert "quantization=gptq" in log
+    assert re.search(r"non-default args: .*'quantization': 'gptq'", log), log[:2000]
 
 
 @pytest.mark.parametrize("unit", ["docker", "vllm", "voicebot"])
