@@ -1,0 +1,1 @@
+"""The lab's parts, each alone: no root, no network, no lab."""
