@@ -36,7 +36,7 @@ def turn_events(url: str, recording: Path) -> Generator[dict[str, Any], None, No
             http.stream("POST", f"{url.rstrip('/')}/v1/turns", content=body) as answer,
         ):
             if answer.status_code != httpx.codes.OK:
-                raise _refusal(url, answer.status_code, answer.read())
+                raise _refusal(url, recording, answer.status_code, answer.read())
             for line in answer.iter_lines():
                 if line.startswith("data: "):
                     event: dict[str, Any] = json.loads(line.removeprefix("data: "))
@@ -82,10 +82,11 @@ def _broken(url: str) -> ServiceError:
     return ServiceError("service_cut", what, remedy="journalctl -u voicebot; then ask again.")
 
 
-def _refusal(url: str, status: int, body: bytes) -> ServiceError:
+def _refusal(url: str, recording: Path, status: int, body: bytes) -> ServiceError:
     try:
         error = json.loads(body)["error"]
-        return ServiceError(error["code"], error["message"], kind=error["type"])
+        # The service knows no file names: it got bytes.
+        return ServiceError(error["code"], f"{recording}: {error['message']}", kind=error["type"])
     except (ValueError, LookupError, TypeError):
         what = f"{url} answered {status}, not as a voicebot does."
         return ServiceError("service_unreachable", what, remedy="name the voicebot with --url.")

@@ -64,7 +64,9 @@ class OpenAIChat:
     async def prepare(self) -> bool:
         """Ask /health, and once per engine how its template takes a system prompt."""
         try:
-            answer = await self._plain.get(f"{self._root}/health")
+            # A frozen engine still accepts connections: it too has to be told within 2 s.
+            patience = self._settings.connect_timeout_s
+            answer = await self._plain.get(f"{self._root}/health", timeout=patience)
         except httpx.HTTPError as error:
             self._unreachable(error)
         if answer.status_code != httpx.codes.OK:
@@ -150,7 +152,8 @@ class OpenAIChat:
         raise EngineError(
             "engine_unreachable",
             f"The engine at {self._root} can't be reached ({type(cause).__name__}).",
-            rule=f"it accepts a connection within {self._settings.connect_timeout_s:g} s.",
+            rule="it accepts a connection and answers /health, each within "
+            f"{self._settings.connect_timeout_s:g} s (llm.connect_timeout_s).",
             remedy=_LOOK,
         ) from cause
 

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from voicebot import health, turn
 from voicebot.audio import Recording, decode
-from voicebot.config import Settings
+from voicebot.config import Limits, Settings
 from voicebot.conversation import Conversation
 from voicebot.errors import EngineError, TooLargeError, VoicebotError
 
@@ -47,7 +47,7 @@ def build(settings: Settings, stages: turn.Stages) -> Starlette:
 
     async def post_turn(request: Request) -> Response:
         try:
-            body = await _body(request, settings.limits.max_body_mb)
+            body = await _body(request, settings.limits)
             watch = turn.Stopwatch()
             recording = await asyncio.to_thread(decode, body, max_seconds=settings.limits.max_audio_seconds)
         except ClientDisconnect:
@@ -68,8 +68,9 @@ def build(settings: Settings, stages: turn.Stages) -> Starlette:
     return Starlette(routes=routes, lifespan=context)
 
 
-async def _body(request: Request, max_mb: float) -> io.BytesIO:
+async def _body(request: Request, limits: Limits) -> io.BytesIO:
     """The body within its limit; more is read on for a while, unkept, so that the client hears why."""
+    max_mb = limits.max_body_mb
     limit = int(max_mb * 1_000_000)
     body = io.BytesIO()
     received = 0
@@ -83,7 +84,8 @@ async def _body(request: Request, max_mb: float) -> io.BytesIO:
         raise TooLargeError(
             "body_too_large",
             f"The recording has more than {max_mb:g} MB.",
-            rule=f"at most {max_mb:g} MB (limits.max_body_mb).",
+            rule=f"at most {max_mb:g} MB (limits.max_body_mb) "
+            f"and {limits.max_audio_seconds:g} s (limits.max_audio_seconds).",
             remedy="send a compressed format (FLAC, Opus), cut it, or raise limits.max_body_mb.",
         )
     return body
