@@ -58,8 +58,13 @@ def go_forward(folder: Path) -> Utterance:
     return Utterance("goforward", path, "go forward ten meters")
 
 
-def word_error_rate(references: list[str], heard: list[str]) -> float:
-    """Over all sentences together; case, punctuation, hyphens and digits make no difference."""
+def word_error_rate(reference: str, hypothesis: str) -> float:
+    """Wrong words per word of the reference; case, punctuation, hyphens and digits make no difference."""
+    return corpus_error_rate([reference], [hypothesis])
+
+
+def corpus_error_rate(references: list[str], heard: list[str]) -> float:
+    """The word error rate over all sentences together."""
     return float(
         jiwer.wer(references, heard, reference_transform=_NORMALISED, hypothesis_transform=_NORMALISED)
     )

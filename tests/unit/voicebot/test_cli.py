@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.voicebot.conftest import FakeLlm, Fakes, free_port, running
+from tests.scripted import free_port, running
+from tests.unit.voicebot.conftest import FakeLlm, Fakes
 from voicebot import rest
 from voicebot.ask import sample
 from voicebot.cli import main

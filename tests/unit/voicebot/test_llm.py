@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from tests.unit.voicebot.conftest import Broken, Engine, chunk, free_port
+from tests.scripted import Broken, Engine, chunk, free_port
 from voicebot.config import Llm
 from voicebot.conversation import Message
 from voicebot.errors import EngineError

@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.unit.voicebot.conftest import Engine, FakeLlm, Fakes, chunk, running
+from tests.scripted import Engine, chunk, running
+from tests.unit.voicebot.conftest import FakeLlm, Fakes
 from voicebot import rest
 from voicebot.ask import sample
 from voicebot.config import Limits, Llm, Settings

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.voicebot.conftest import Engine, free_port
+from tests.scripted import Engine, free_port
 from voicebot import app
 from voicebot.config import Settings, Tts
 from voicebot.doctor import examine
