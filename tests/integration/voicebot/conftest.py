@@ -1,4 +1,4 @@
-"""Real models, and the service as a process of its own."""
+"""The service and its command as processes of their own, on real speech models and a scripted engine."""
 
 from __future__ import annotations
 
@@ -12,38 +12,36 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 import voicebot
+from tests.scripted import Engine, chunk, free_port, running
 
 START_WITHIN_S = 90
-
-
-def _named_by(variable: str, what: str) -> str:
-    value = os.environ.get(variable)
-    if not value:
-        pytest.fail(f"{variable} is not set. Rule: it names {what}. Remedy: make test, or set it by hand.")
-    return value
+ANSWER = "The Spark is a small computer for your desk. It listens, thinks and speaks, all by itself."
 
 
 @pytest.fixture(scope="session")
-def whisper_base() -> Path:
-    return Path(_named_by("VOICEBOT_TEST_WHISPER_BASE", "a directory with Whisper base for CTranslate2"))
+def whisper_base(speech_models: Path) -> Path:
+    return speech_models / "whisper-base"
 
 
 @pytest.fixture(scope="session")
-def whisper_tiny() -> Path:
-    return Path(_named_by("VOICEBOT_TEST_WHISPER_TINY", "a directory with Whisper tiny.en for CTranslate2"))
+def whisper_tiny(speech_models: Path) -> Path:
+    return speech_models / "whisper-tiny.en"
 
 
 @pytest.fixture(scope="session")
-def engine_url() -> str:
-    return _named_by(
-        "VOICEBOT_TEST_ENGINE_URL", "an engine's OpenAI address, such as http://127.0.0.1:8000/v1"
-    )
+def engine() -> Iterator[Engine]:
+    """Answers word by word; its template refuses a system role, as Mistral's does."""
+    words = [chunk(word) for word in ANSWER.replace(" ", "| ").split("|")]
+    scripted = Engine(script=[*words, chunk("", "stop"), "[DONE]"], system_role="refused")
+    with running(scripted.app()) as url:
+        scripted.url = url
+        yield scripted
 
 
 @dataclass
@@ -74,23 +72,34 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         )
 
 
+@pytest.fixture(scope="session")
+def service(start: Start, whisper_base: Path, engine: Engine) -> Service:
+    """A service that is fit to answer."""
+    return start(whisper_base, engine.url)
+
+
+def configure(folder: Path, model: Path, engine: str, **sections: dict[str, Any]) -> Path:
+    """A configuration file for a service on a free port."""
+    settings: dict[str, Any] = {
+        "server": {"port": free_port()},
+        "stt": {"model": str(model)},
+        "llm": {"base_url": f"{engine}/v1", "model": "m"},
+    }
+    for name, section in sections.items():
+        settings[name] = settings.get(name, {}) | section
+    path = folder / "config.yml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
 @contextmanager
 def _service(folder: Path, model: Path, engine: str) -> Iterator[Service]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = folder / "config.yml"
-    settings = {
-        "server": {"port": port},
-        "stt": {"model": str(model)},
-        "llm": {"base_url": engine, "max_tokens": 64, "temperature": 0},
-    }
-    config.write_text(yaml.safe_dump(settings))
+    config = configure(folder, model, engine)
+    port = yaml.safe_load(config.read_text())["server"]["port"]
     log = folder / "service.log"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, log.open("wb") as output:
         notify.bind(str(folder / "notify"))
-        source = str(Path(voicebot.__file__).parents[1])
-        environment = {**os.environ, "PYTHONPATH": source, "NOTIFY_SOCKET": str(folder / "notify")}
+        environment = _environment() | {"NOTIFY_SOCKET": str(folder / "notify")}
         command = [sys.executable, "-m", "voicebot", "serve", "--config", str(config)]
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         try:
@@ -104,6 +113,18 @@ def _service(folder: Path, model: Path, engine: str) -> Iterator[Service]:
             process.wait(20)
 
 
+def command(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `voicebot` with these arguments in a folder."""
+    argv = [sys.executable, "-m", "voicebot", *arguments]
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=120, check=False, cwd=folder, env=_environment()
+    )
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(voicebot.__file__).parents[1])}
+
+
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
     """Until it holds, or fail."""
     end = time.monotonic() + seconds
@@ -111,10 +132,3 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
         if time.monotonic() > end:
             pytest.fail(f"{what}: not within {seconds:g} s")
         time.sleep(0.02)
-
-
-def health_seconds(url: str) -> float:
-    """How long /health takes."""
-    began = time.monotonic()
-    httpx.get(f"{url}/health", timeout=10)
-    return time.monotonic() - began

@@ -1,40 +1,60 @@
-"""The wheel holds everything that the service needs beside its dependencies."""
+"""A release as a host gets it: wheels by the lock, installed into a fresh environment without a network."""
 
 from __future__ import annotations
 
-import shutil
+import json
+import platform
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
+import pytest
+
+from tests import speech
+from tests.integration.voicebot.conftest import Service
+from voicebot.ask import sample
+
+pytestmark = pytest.mark.lab
+
 ROOT = Path(__file__).parents[3]
+SCRIPTS = ROOT / "roles/python_venv/files"
 
 
-def test_data_and_types_are_inside(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md"):
-        if (ROOT / name).exists():
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--wheel-dir",
-        str(tmp_path),
-        str(source),
-    ]
-    subprocess.run(command, check=True)
-    [wheel] = tmp_path.glob("spark_voicebot-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
+def run(*argv: str | Path) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    built = run(
+        sys.executable, SCRIPTS / "wheelhouse.py", "build", "--lock", ROOT / "requirements/voicebot.txt",
+        "--project", ROOT, "--python", platform.python_version(), "--arch", platform.machine(),
+        "--cache", tmp_path_factory.mktemp("wheelhouse"),
+    )  # fmt: skip
+    return Path(json.loads(built)["archive"])
+
+
+def test_the_wheel_holds_code_data_types_and_the_command(archive: Path, tmp_path: Path) -> None:
+    with tarfile.open(archive) as tar:
+        [name] = [name for name in tar.getnames() if name.startswith("spark_voicebot-")]
+        tar.extract(name, tmp_path, filter="data")
+    with zipfile.ZipFile(tmp_path / name) as wheel:
+        names = set(wheel.namelist())
         [entry] = [name for name in names if name.endswith("entry_points.txt")]
-        assert "voicebot = voicebot.cli:main" in archive.read(entry).decode()
+        assert "voicebot = voicebot.cli:main" in wheel.read(entry).decode()
     modules = {f"voicebot/{path.name}" for path in (ROOT / "src/voicebot").glob("*.py")}
     assert modules < names
     assert {"voicebot/py.typed", "voicebot/data/question.wav", "voicebot/data/question.txt"} < names
+
+
+def test_it_hears_from_a_fresh_environment(archive: Path, service: Service, tmp_path: Path) -> None:
+    run(sys.executable, SCRIPTS / "install_release.py", archive, tmp_path / "release", "voicebot")
+    voicebot = tmp_path / "release/bin/voicebot"
+    assert run(voicebot, "--version").startswith("voicebot 0.")
+    run(tmp_path / "release/bin/python", "-m", "pip", "check")
+    heard = run(voicebot, "transcribe", "--config", service.config, sample()[0])
+    assert speech.word_error_rate(sample()[1], heard) == 0
