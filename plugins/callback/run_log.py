@@ -54,6 +54,14 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             host["changed"].append(result._task.get_name())
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            self._fail(result)
+
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        """What went wrong is said by the items; the loop itself only says that something did."""
+        self._fail(result)
+
+    def _fail(self, result: Any) -> None:
         message = result._result.get("msg", "")
         if result._result.get("_ansible_no_log"):
             message = "(hidden by no_log)"

@@ -52,7 +52,7 @@ def test_sigkill_of_the_engine_core(
 ) -> None:
     wait_for_answer(lab)
     before = sh("docker inspect -f '{{.State.StartedAt}}' vllm")
-    assert sh("pkill -KILL -f 'EngineCore' && echo killed").strip() == "killed"
+    assert sh("pkill -KILL -f '[E]ngineCore' && echo killed").strip() == "killed"
     time.sleep(3)
     record_property("core_killed_to_answer_s", wait_for_answer(lab))
     assert sh("docker inspect -f '{{.State.StartedAt}}' vllm") != before, "the container was started again"

@@ -30,6 +30,7 @@ CHUNK = 1 << 16
 _API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(/.*)?)?")
 _FILE = re.compile(r"/([^/]+/[^/]+)/(resolve)/([^/]+)/(.+)")
 _DATE = "2024-01-01T00:00:00.000Z"
+_printing = threading.Lock()
 _sums: dict[tuple[str, int, int], Sums] = {}
 
 
@@ -245,7 +246,8 @@ class _Handler(BaseHTTPRequestHandler):
         }
         self.hub.requests.append(entry)
         if self.echo:
-            print(json.dumps(entry), flush=True)
+            with _printing:
+                print(json.dumps(entry), flush=True)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing but requests is logged: clients that hang up are what this server is for."""

@@ -27,6 +27,7 @@ NEEDED = (
     "pocketsphinx-testdata",
 )
 APT_CLOCK = ('Acquire::Check-Valid-Until "false"', 'Acquire::Check-Date "false"')  # mirrors may be snapshots
+_LIST = "mirror+file:"
 SMALL = ("doc", "man", "locale")
 
 
@@ -63,22 +64,31 @@ def install_missing() -> list[str]:
 
 def apt_lines(suite: str, apt: Path = Path("/etc/apt")) -> list[str]:
     """This machine's own Debian mirrors, for another suite: archive, updates, security."""
-    text = "".join(
-        p.read_text() + "\n" for p in sorted([*apt.glob("sources.list"), *apt.glob("sources.list.d/*")])
-    )
-    text = re.sub(r"(?m)^\s*#.*\n", "", text)
+    files = sorted([*apt.glob("sources.list"), *apt.glob("sources.list.d/*")])
+    text = "\n\n".join(p.read_text() for p in files if p.suffix in (".list", ".sources"))
+    text = re.sub(r"(?m)^[ \t]*#.*\n", "", text + "\n")
+    stanzas = re.split(r"\n\s*\n", text)
+    text = "\n".join(s for s in stanzas if not re.search(r"(?mi)^Enabled:\s*no\b", s))
     found = re.findall(r"(?m)^URIs:\s*(\S+)", text) + re.findall(r"(?m)^deb\s+(?:\[[^]]*\]\s*)?(\S+)", text)
+    found = [_first_mirror(Path(u.removeprefix(_LIST))) if u.startswith(_LIST) else u for u in found]
     security = [u for u in found if "security" in u]
     archive = [u for u in found if re.search(r"/debian/?$", u)]
     if not archive or not security:
         raise LabError(
-            f"no Debian archive and security mirror in {apt}. Rule: the lab uses this machine's mirrors"
+            f"no Debian archive and security mirror in {apt}. Rule: the lab uses this machine's mirrors. "
+            "Remedy: have both in sources.list or sources.list.d"
         )
     return [
         f"deb {archive[0]} {suite} main",
         f"deb {archive[0]} {suite}-updates main",
         f"deb {security[0]} {suite}-security main",
     ]
+
+
+def _first_mirror(listed: Path) -> str:
+    """The first of a list of mirrors: so apt is set up on Debian's own cloud images."""
+    words = [line.split()[0] for line in listed.read_text().splitlines() if line.strip() and line[0] != "#"]
+    return words[0] if words else ""
 
 
 def bootstrap(suite: str, target: Path, packages: Sequence[str], hooks: Sequence[str] = ()) -> None:

@@ -1,0 +1,53 @@
+"""What smoke tests found: model checks, a table a host, the report of a fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Check = dict[str, Any]
+
+
+def smoke_model_checks(results: Iterable[Mapping[str, Any]]) -> list[Check]:
+    """One check a model, out of the loop's results of hub_snapshot (state verified, everything hashed)."""
+    checks = []
+    for result in results:
+        name = result["__smoke_model"]["name"]
+        wrong = result.get("wrong", [])
+        ok = not (result.get("failed") or wrong)
+        files = ", ".join(wrong)
+        broken = f"Not as pinned: {files}. Rule: each file is what the pin says. Remedy: run site.yml."
+        detail = f"{len(result.get('hashed', []))} files read, as pinned" if ok else broken
+        if result.get("failed"):
+            detail = str(result.get("msg", ""))
+        checks.append({"name": f"model {name}", "ok": ok, "detail": detail, "figures": {}})
+    return checks
+
+
+def smoke_table(checks: Iterable[Mapping[str, Any]], host: str) -> list[str]:
+    """The lines of a host's table."""
+    rows = list(checks)
+    width = max(len(row["name"]) for row in rows)
+    passed = sum(bool(row["ok"]) for row in rows)
+    lines = [f"{host}: {passed} of {len(rows)} checks passed"]
+    return lines + [f"{'ok' if r['ok'] else 'FAIL':<4}  {r['name']:<{width}}  {r['detail']}" for r in rows]
+
+
+def smoke_report(checks: Mapping[str, list[Check]], hosts: Iterable[str]) -> dict[str, Any]:
+    """The verdict on a fleet. A host without checks was not reached, and has failed."""
+    unreached = {"name": "reached", "ok": False, "figures": {}}
+    unreached["detail"] = "No result. Rule: the host is reached. Remedy: see above; ansible -m ping."
+    found = {host: checks.get(host) or [unreached] for host in hosts}
+    told = {host: {"ok": all(c["ok"] for c in rows), "checks": rows} for host, rows in found.items()}
+    return {"ok": bool(told) and all(host["ok"] for host in told.values()), "hosts": told}
+
+
+class FilterModule:
+    """Ansible's entry point."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "smoke_model_checks": smoke_model_checks,
+            "smoke_report": smoke_report,
+            "smoke_table": smoke_table,
+        }
