@@ -84,6 +84,14 @@ def test_no_verdict_on_an_engine_stopped_on_purpose() -> None:
     assert line.play("|" + "l" * 5 + "iii")[-1] == "R"
 
 
+def test_a_unit_that_systemd_gave_up_is_said_and_left_to_people() -> None:
+    line = Timeline()
+    line.play("iiii")
+    assert line.play("!" * 300) == "!" * 300
+    assert line.restarts_at == []
+    assert line.play("|" + "l" * 5 + "iii")[-1] == "R"
+
+
 def test_a_restart_by_others_is_loading_again() -> None:
     line = Timeline()
     line.play("iiii" + "f" * 15)
@@ -184,7 +192,7 @@ def test_whatever_a_working_engine_does_it_is_ready(parts: list[tuple[str, int]]
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.tuples(st.sampled_from("bpil-a|"), st.integers(1, 40)), max_size=20), st.sampled_from("fs")
+    st.lists(st.tuples(st.sampled_from("bpil-!a|"), st.integers(1, 40)), max_size=20), st.sampled_from("fs")
 )
 def test_whatever_happened_before_a_frozen_engine_is_found_in_time(
     parts: list[tuple[str, int]], freeze: str

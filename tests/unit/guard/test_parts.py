@@ -190,6 +190,8 @@ def test_settings_are_read_with_their_kinds(tmp_path: Path) -> None:
         ({"model": "m", "engine_port": "8000"}, "engine_port is '8000'"),
         ({"model": "m", "engine_port": True}, "engine_port is True"),
         ({"model": "m", "pid_command": "docker"}, "pid_command is 'docker'. Rule: a list of strings"),
+        ({"model": "m", "evidence_commands": []}, "evidence_commands is []. Rule: a JSON object"),
+        ({"model": "m", "restart_commands": []}, "restart_commands is []. Rule: a list of commands"),
         ({"model": "m", "evidence_commands": {"a": []}}, "evidence_commands.a is []"),
         ({"model": "m", "restart_commands": ["true"]}, "restart_commands is 'true'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -78,6 +79,9 @@ class Running:
             "pid_command": ["echo", "1"],
             "evidence_commands": {"container.log": ["echo", "prompt: 'secret'"]},
         } | more  # fmt: skip
+        self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.systemd.bind(str(folder / "notify"))
+        self.systemd.setblocking(False)
         self.config = folder / "guard.json"
         self.config.write_text(json.dumps(settings), encoding="utf-8")
         self.begin()
@@ -86,13 +90,27 @@ class Running:
         with (self.folder / "log").open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 ["/usr/bin/python3", "-B", "-m", "vllm_guard", str(self.config)],
-                env={"PYTHONPATH": str(FILES), "PATH": "/usr/bin:/bin"},
+                env={
+                    "PYTHONPATH": str(FILES),
+                    "PATH": "/usr/bin:/bin",
+                    "NOTIFY_SOCKET": str(self.folder / "notify"),
+                },
                 stderr=log,
             )
 
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    def told_systemd(self) -> str:
+        """What was sent since the last call, as far as the queue held it, and what is sent now."""
+        said = b""
+        for _ in range(2):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    said += self.systemd.recv(4096) + b"\n"
+            time.sleep(0.4)
+        return said.decode()
 
     def get(self, path: str) -> tuple[int, str]:
         try:
@@ -138,6 +156,7 @@ def start(tmp_path: Path, page: Page) -> Iterator[Callable[..., Running]]:
     yield begin
     for running in begun:
         running.end()
+        running.systemd.close()
 
 
 def test_freeze_verdict_evidence_restart_recovery_then_hands_off(
@@ -145,6 +164,8 @@ def test_freeze_verdict_evidence_restart_recovery_then_hands_off(
 ) -> None:
     guard = start()
     assert guard.wait(200)["state"] == "ready"
+    told = guard.told_systemd()
+    assert told.startswith("READY=1\n") and "WATCHDOG=1\nSTATUS=ready: completes" in told
     page.frozen.set()
     assert guard.wait(503)["ready"] is False
     page.frozen.clear()  # the new start answers
@@ -167,6 +188,7 @@ def test_freeze_verdict_evidence_restart_recovery_then_hands_off(
         assert time.monotonic() < until, guard.log
         time.sleep(0.1)
     assert guard.get("/ready")[0] == 503
+    assert "STATUS=HANDS_OFF: " in guard.told_systemd()
     assert "<3>" in guard.log and "see to it by hand" in guard.log
     assert (guard.folder / "restarts").read_text() == "restarted\n"
     metrics = guard.get("/metrics")[1]

@@ -2,6 +2,7 @@
 
 The engine's letters:
     -  unit stopped
+    !  unit failed
     a  unit activating
     l  loading: the port refuses
     i  idle: a probe is answered at once
@@ -13,8 +14,8 @@ The engine's letters:
     e  idle, and a probe is refused
     x  frozen, and the metrics page lacks the series
     |  a new start of the engine; takes no time
-The judge's: `.` unknown, `-` stopped, `l` loading, `o` overdue, `R` ready, `S` suspect, `F` failing,
-`W` wedged, `H` hands off, `r` the second in which it restarts the engine.
+The judge's: `.` unknown, `-` stopped, `!` given up, `l` loading, `o` overdue, `R` ready, `S` suspect, `F`
+failing, `W` wedged, `H` hands off, `r` the second in which it restarts the engine.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from vllm_guard.config import Judgement
 from vllm_guard.judge import Action, Health, Judge, Metrics, Outcome, Probe, Sight, State, Unit, View
 
 DRAWN = {
-    State.UNKNOWN: ".", State.STOPPED: "-", State.LOADING: "l", State.OVERDUE: "o", State.READY: "R",
-    State.SUSPECT: "S", State.FAILING: "F", State.WEDGED: "W", State.HANDS_OFF: "H",
+    State.UNKNOWN: ".", State.STOPPED: "-", State.GIVEN_UP: "!", State.LOADING: "l", State.OVERDUE: "o",
+    State.READY: "R", State.SUSPECT: "S", State.FAILING: "F", State.WEDGED: "W", State.HANDS_OFF: "H",
 }  # fmt: skip
 HEALTH = {"l": Health.BAD, "d": Health.BAD, "s": Health.SILENT}
 NO_METRICS: dict[str, View] = {"l": View.BLIND, "a": View.BLIND, "x": View.BLIND, "s": View.SILENT}
@@ -57,7 +58,7 @@ class Timeline:
         probe = self._probe(engine)
         self.tokens += engine == "b" or (probe is not None and probe.outcome is Outcome.OK)
         self.kv += engine in "bp"
-        unit = {"-": Unit.INACTIVE, "a": Unit.ACTIVATING}.get(engine, Unit.ACTIVE)
+        unit = {"-": Unit.INACTIVE, "!": Unit.FAILED, "a": Unit.ACTIVATING}.get(engine, Unit.ACTIVE)
         health = HEALTH.get(engine, Health.OK) if self.judge.asks_health else None
         sight = Sight(
             self.now,
@@ -89,7 +90,7 @@ class Timeline:
         if self.probed is None:
             return None
         outcome = {"i": Outcome.OK, "l": Outcome.ERROR, "d": Outcome.ERROR, "e": Outcome.ERROR}.get(engine)
-        if engine in "-a":
+        if engine in "-!a":
             outcome = Outcome.ERROR
         if outcome is None and self.now - self.probed >= self.judge.rules.probe_timeout_s:
             outcome = Outcome.TIMEOUT

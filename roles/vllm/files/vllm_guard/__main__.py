@@ -11,6 +11,7 @@ from pathlib import Path
 from .board import server
 from .config import ConfigError, load
 from .loop import Guard
+from .notify import tell_systemd
 
 PRIORITY = {logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}  # journald reads <n> at the line's start
 
@@ -43,6 +44,7 @@ def main() -> int:
     guard = Guard(config)
     web = server(guard.board, config.listen_port)
     threading.Thread(target=web.serve_forever, daemon=True).start()
+    tell_systemd("READY=1")
     guard.run()
     return 0
 

@@ -41,7 +41,7 @@ class Config:
     judgement: Judgement = field(default_factory=Judgement)
     incidents_kept: int = 20
     state_dir: Path = Path("/var/lib/vllm-guard")
-    drain_file: Path = Path("/run/vllm-guard/drain")
+    drain_file: Path = Path("/var/lib/vllm-guard/drain")  # outlives a reboot in the middle of maintenance
     status_command: tuple[str, ...] = (
         "systemctl", "show", UNIT, "--property=ActiveState,InvocationID,InactiveExitTimestampMonotonic",
     )  # fmt: skip
@@ -80,14 +80,15 @@ def load(path: Path) -> Config:
         if key in values:
             values[key] = _argv(values[key], f"{path}: {key}")
     if "restart_commands" in values:
-        values["restart_commands"] = tuple(
-            _argv(c, f"{path}: restart_commands") for c in values["restart_commands"]
-        )
+        commands, where = values["restart_commands"], f"{path}: restart_commands"
+        if not isinstance(commands, list) or not commands:
+            raise ConfigError(f"{where} is {commands!r}. Rule: a list of commands, not empty.")
+        values["restart_commands"] = tuple(_argv(command, where) for command in commands)
     if "evidence_commands" in values:
-        values["evidence_commands"] = {
-            name: _argv(c, f"{path}: evidence_commands.{name}")
-            for name, c in values["evidence_commands"].items()
-        }
+        named, where = values["evidence_commands"], f"{path}: evidence_commands"
+        if not isinstance(named, dict):
+            raise ConfigError(f"{where} is {named!r}. Rule: a JSON object, file name to command.")
+        values["evidence_commands"] = {name: _argv(c, f"{where}.{name}") for name, c in named.items()}
     return Config(**values)
 
 

@@ -20,7 +20,9 @@ WATCHED = (
     "vllm:prompt_tokens_total",
     "vllm:generation_tokens_total",
 )
-ACTIVE = {"active": Unit.ACTIVE, "reloading": Unit.ACTIVE, "activating": Unit.ACTIVATING}
+UNITS = {
+    "active": Unit.ACTIVE, "reloading": Unit.ACTIVE, "activating": Unit.ACTIVATING, "failed": Unit.FAILED,
+}  # fmt: skip
 
 
 def parse_metrics(text: str) -> Metrics | View:
@@ -57,7 +59,7 @@ class Engine:
         """State of the unit, identity of its present start, and when (monotonic clock) that start began."""
         said = run(self._config.status_command, timeout=5)
         values = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
-        state = ACTIVE.get(values.get("ActiveState", ""), Unit.INACTIVE)
+        state = UNITS.get(values.get("ActiveState", ""), Unit.INACTIVE)
         began = int(values.get("InactiveExitTimestampMonotonic", "0")) / 1e6
         return state, values.get("InvocationID", ""), began
 

@@ -18,7 +18,8 @@ class State(Enum):
     """What the guard holds of the engine."""
 
     UNKNOWN = "unknown"  # not looked yet
-    STOPPED = "stopped"  # the unit is inactive: on purpose, or given up by systemd
+    STOPPED = "stopped"  # the unit is inactive, on purpose
+    GIVEN_UP = "given_up"  # the unit has failed: systemd starts it no more
     LOADING = "loading"  # no completion since it started, and the start limit is not over
     OVERDUE = "overdue"  # not healthy when the start limit was over; nothing a restart would mend
     READY = "ready"
@@ -37,6 +38,7 @@ class Unit(Enum):
     """The engine's unit, as systemd sees it."""
 
     INACTIVE = "inactive"
+    FAILED = "failed"
     ACTIVATING = "activating"
     ACTIVE = "active"
 
@@ -158,9 +160,11 @@ class Judge:
 
     def step(self, s: Sight) -> Action:
         """Take in a sight; the new state is in `state` and `reason`."""
-        if s.unit is Unit.INACTIVE:
+        if s.unit in (Unit.INACTIVE, Unit.FAILED):
             self._run = ""
             self._forget(s.now, adopted=False)
+            if s.unit is Unit.FAILED:
+                return self._enter(State.GIVEN_UP, "the unit has failed: see its status and journal", s.now)
             return self._enter(State.STOPPED, "the unit is not active", s.now)
         if s.run != self._run:
             self._forget(s.now, adopted=self.state is State.UNKNOWN)

@@ -13,10 +13,11 @@ from .budget import Budget
 from .config import Config
 from .engine import Engine, run
 from .judge import Action, Judge, Metrics, Probe, Sight, State, Unit, View
+from .notify import tell_systemd
 
 log = logging.getLogger("vllm_guard")
 UNIT_EVERY_S = 5.0  # the unit is asked so often while the engine serves; at once when it does not
-LOUD = {State.WEDGED, State.HANDS_OFF, State.OVERDUE, State.FAILING}
+LOUD = {State.WEDGED, State.HANDS_OFF, State.OVERDUE, State.FAILING, State.GIVEN_UP}
 
 
 class Guard:
@@ -93,6 +94,8 @@ class Guard:
         board.since, board.moved = judge.since, judge.moved
         board.restarts_left = self.budget.left
         board.looked = now
+        state = judge.state.value.upper() if judge.state in LOUD else judge.state.value
+        tell_systemd("WATCHDOG=1", f"STATUS={state}: {judge.reason}")
 
     def _tell(self, before: State, now: float) -> None:
         state = self.judge.state
