@@ -41,7 +41,7 @@ class Config:
     judgement: Judgement = field(default_factory=Judgement)
     incidents_kept: int = 20
     state_dir: Path = Path("/var/lib/vllm-guard")
-    drain_file: Path = Path("/run/vllm-guard/drain")
+    drain_file: Path = Path("/var/lib/vllm-guard/drain")  # outlives a reboot in the middle of maintenance
     status_command: tuple[str, ...] = (
         "systemctl", "show", UNIT, "--property=ActiveState,InvocationID,InactiveExitTimestampMonotonic",
     )  # fmt: skip
@@ -55,7 +55,7 @@ class Config:
     evidence_commands: dict[str, tuple[str, ...]] = field(
         default_factory=lambda: {
             "container.log": ("docker", "logs", "--timestamps", "--tail", "400", CONTAINER),
-            "unit.log": ("journalctl", "--unit", UNIT, "--lines", "100", "--no-pager", "--output", "short-iso"),
+            "unit.log": ("journalctl", "--unit", UNIT, "--lines", "100", "--no-pager"),
             "kernel.log": ("journalctl", "--dmesg", "--lines", "100", "--no-pager"),
         }
     )
@@ -71,7 +71,7 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: Rule: one JSON object.")
     values = _section(Config, raw, str(path))
     if not values.get("model"):
-        raise ConfigError(f"{path}: model is missing. Rule: the name under which the engine serves its model.")
+        raise ConfigError(f"{path}: model is missing. Rule: the name by which the engine serves it.")
     values["judgement"] = Judgement(**_section(Judgement, values.get("judgement", {}), f"{path}: judgement"))
     for key in ("state_dir", "drain_file"):
         if key in values:
@@ -80,31 +80,32 @@ def load(path: Path) -> Config:
         if key in values:
             values[key] = _argv(values[key], f"{path}: {key}")
     if "restart_commands" in values:
-        values["restart_commands"] = tuple(
-            _argv(c, f"{path}: restart_commands") for c in values["restart_commands"]
-        )
+        commands, where = values["restart_commands"], f"{path}: restart_commands"
+        if not isinstance(commands, list) or not commands:
+            raise ConfigError(f"{where} is {commands!r}. Rule: a list of commands, not empty.")
+        values["restart_commands"] = tuple(_argv(command, where) for command in commands)
     if "evidence_commands" in values:
-        values["evidence_commands"] = {
-            name: _argv(c, f"{path}: evidence_commands.{name}")
-            for name, c in values["evidence_commands"].items()
-        }
+        named, where = values["evidence_commands"], f"{path}: evidence_commands"
+        if not isinstance(named, dict):
+            raise ConfigError(f"{where} is {named!r}. Rule: a JSON object, file name to command.")
+        values["evidence_commands"] = {name: _argv(c, f"{where}.{name}") for name, c in named.items()}
     return Config(**values)
 
 
 def _section(kind: type, raw: Any, where: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
-        raise ConfigError(f"{where}. Rule: a JSON object.")
+        raise ConfigError(f"{where} is {raw!r}. Rule: a JSON object.")
     known = {f.name: f.type for f in fields(kind)}
     for key, value in raw.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            remedy = f"Remedy: did you mean {near[0]}?" if near else f"Rule: one of {', '.join(sorted(known))}."
-            raise ConfigError(f"{where}: {key} is no setting. {remedy}")
+            near = difflib.get_close_matches(key, known, 1) or sorted(known)
+            raise ConfigError(f"{where}: {key} is no setting. Remedy: use {' or '.join(near)}.")
         if known[key] in ("float", "int"):
-            number = isinstance(value, int if known[key] == "int" else (int, float))
-            if not number or isinstance(value, bool) or value < 0 or (value == 0 and key != "restarts_per_day"):
+            least = 0 if key == "restarts_per_day" else 0.001
+            right = int if known[key] == "int" else (int, float)
+            if isinstance(value, bool) or not isinstance(value, right) or value < least:
                 raise ConfigError(f"{where}: {key} is {value!r}. Rule: a positive number ({known[key]}).")
-        if known[key] == "str" and not isinstance(value, str):
+        if known[key] in ("str", "Path") and not isinstance(value, str):
             raise ConfigError(f"{where}: {key} is {value!r}. Rule: a string.")
     return dict(raw)
 

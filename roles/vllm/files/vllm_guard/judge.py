@@ -1,8 +1,8 @@
-"""Is the engine alive? A state machine without clock, network or process: a sight goes in, an action comes out.
+"""Is the engine alive? A state machine without clock, network or process: sights go in, actions come out.
 
-A stopped engine core leaves /health at 200 and freezes every metric; an idle core freezes them too; a long prefill
-moves nothing but the KV cache's usage. So an engine is wedged only when nothing at all moves AND a one-token
-completion times out, twice in a row.
+A stopped engine core leaves /health at 200 and freezes every metric; an idle core freezes them too; a long
+prefill moves nothing but the KV cache's usage. So an engine is wedged only when nothing at all moves AND a
+one-token completion times out, twice in a row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ class State(Enum):
     """What the guard holds of the engine."""
 
     UNKNOWN = "unknown"  # not looked yet
-    STOPPED = "stopped"  # the unit is inactive: on purpose, or given up by systemd
+    STOPPED = "stopped"  # the unit is inactive, on purpose
+    GIVEN_UP = "given_up"  # the unit has failed: systemd starts it no more
     LOADING = "loading"  # no completion since it started, and the start limit is not over
     OVERDUE = "overdue"  # not healthy when the start limit was over; nothing a restart would mend
     READY = "ready"
@@ -37,6 +38,7 @@ class Unit(Enum):
     """The engine's unit, as systemd sees it."""
 
     INACTIVE = "inactive"
+    FAILED = "failed"
     ACTIVATING = "activating"
     ACTIVE = "active"
 
@@ -100,13 +102,14 @@ class Action(Enum):
 
 
 FAILURES = 2  # probes in a row
+GENERATED = "vllm:generation_tokens_total"
 
 
 def generated(metrics: Metrics | View) -> float:
     """Tokens the engine has put out so far."""
     if isinstance(metrics, View):
         return 0.0
-    return sum(float(value) for name, value in metrics.items() if name.startswith("vllm:generation_tokens_total"))
+    return sum(float(value) for name, value in metrics.items() if name.startswith(GENERATED))
 
 
 class Judge:
@@ -121,49 +124,60 @@ class Judge:
         self._forget(0.0, adopted=True)
 
     def _forget(self, now: float, adopted: bool) -> None:
-        self._adopted = adopted  # found running when the guard began: tokens flowing prove it serves
+        self._from = now
+        self._adopted = adopted  # found running when the guard began: tokens flowing prove that it serves
         self._proven = False  # has completed something in this run
         self._metrics: Metrics | None = None
+        self._blind = False
         self._moved = now
         self._probing = False
         self._probed = float("-inf")
         self._timeouts = 0
         self._errors = 0
+        self._detail = ""
+        self._ok_since: float | None = None
         self._bad_since: float | None = None
-        self._judged = False
+        self._handed_off = False
+        self._retry_at = float("-inf")
 
     @property
     def asks_health(self) -> bool:
         """Whether the next sight should include /health."""
-        return not self._proven or self._errors > 0 or self._bad_since is not None
+        return not self._proven or self._blind or self._errors > 0 or self._bad_since is not None
 
     @property
-    def quiet_since(self) -> float:
+    def moved(self) -> float:
         """When the engine last moved visibly."""
         return self._moved
 
-    def restarted(self, now: float) -> None:
-        """The restart was carried out (or tried): judge afresh."""
-        self._forget(now, adopted=False)
-        self._enter(State.LOADING, "restarted by the guard", now)
+    def restarted(self, now: float, done: bool) -> None:
+        """The restart was carried out, or failed: then it is tried again after a while."""
+        if done:
+            self._forget(now, adopted=False)
+            self._enter(State.LOADING, "restarted by the guard", now)
+        else:
+            self._retry_at = now + self.rules.recheck_s
 
     def step(self, s: Sight) -> Action:
         """Take in a sight; the new state is in `state` and `reason`."""
-        if s.unit is Unit.INACTIVE:
+        if s.unit in (Unit.INACTIVE, Unit.FAILED):
             self._run = ""
             self._forget(s.now, adopted=False)
+            if s.unit is Unit.FAILED:
+                return self._enter(State.GIVEN_UP, "the unit has failed: see its status and journal", s.now)
             return self._enter(State.STOPPED, "the unit is not active", s.now)
         if s.run != self._run:
-            self._forget(s.now, adopted=self._adopted and self.state is State.UNKNOWN)
+            self._forget(s.now, adopted=self.state is State.UNKNOWN)
             self._run = s.run
         self._take_metrics(s)
-        self._take_probe(s)
         self._take_health(s)
+        self._take_probe(s)
         if s.unit is Unit.ACTIVATING:
             return self._enter(State.LOADING, "the unit is starting", s.now)
         return self._serving(s) if self._proven else self._starting(s)
 
     def _take_metrics(self, s: Sight) -> None:
+        self._blind = s.metrics is View.BLIND
         if isinstance(s.metrics, View):
             return
         before, self._metrics = self._metrics, s.metrics
@@ -173,64 +187,70 @@ class Judge:
         if self._adopted and generated(s.metrics) > generated(before):
             self._proven = True
 
+    def _take_health(self, s: Sight) -> None:
+        if s.health is Health.BAD:
+            self._bad_since = s.now if self._bad_since is None else self._bad_since
+            self._ok_since = None
+        else:
+            self._bad_since = None
+        if s.health is Health.OK and self._ok_since is None:
+            self._ok_since = s.now
+
     def _take_probe(self, s: Sight) -> None:
-        if s.probe is None:
+        if s.probe is None or s.probe.began < self._from:  # of an earlier run
             return
         self._probing, self._probed = False, s.probe.ended
         if s.probe.outcome is Outcome.OK:
             self._proven = True
             self._progress(s.probe.ended)
-        elif s.probe.outcome is Outcome.TIMEOUT:
-            still = self._moved < s.probe.began
-            self._timeouts = self._timeouts + 1 if still else 0
+        elif s.probe.outcome is Outcome.TIMEOUT and not self._blind:
             self._errors = 0
+            self._timeouts = self._timeouts + 1 if self._moved < s.probe.began else 0
         else:
-            self._errors += 1
             self._timeouts = 0
+            self._errors += 1
             self._detail = s.probe.detail
-
-    def _take_health(self, s: Sight) -> None:
-        if s.health is not Health.BAD:
-            self._bad_since = None
-        elif self._bad_since is None:
-            self._bad_since = s.now
 
     def _progress(self, now: float) -> None:
         self._moved = max(self._moved, now)
         self._timeouts = 0
         self._errors = 0
-        self._judged = False
+        self._handed_off = False
 
     def _starting(self, s: Sight) -> Action:
         over = s.now - s.began > self.rules.start_limit_s
-        if s.health is not Health.OK:
-            if not over or s.health is Health.SILENT:
-                self._timeouts = 0
-                return self._enter(State.LOADING, "not healthy yet", s.now)
-            limit = f"not healthy {self.rules.start_limit_s:g} s after the start"
-            return self._enter(State.OVERDUE, limit, s.now)
+        if s.health is not Health.OK or self._ok_since is None:
+            self._timeouts = 0
+            if over and s.health is Health.BAD:
+                limit = f"{self.rules.start_limit_s:g} s after the start"
+                return self._enter(
+                    State.OVERDUE, f"not healthy {limit}: a restart would not mend that", s.now
+                )
+            return self._enter(State.LOADING, "not healthy yet", s.now)
+        if not over or s.now - self._ok_since < self.rules.dead_after_s:  # the first completion may compile
+            self._timeouts = 0
+        if self._timeouts >= FAILURES:
+            return self._verdict(
+                s, f"healthy, but never completed anything; {self._timeouts} probes timed out"
+            )
         if self._errors >= FAILURES:
             self._enter(State.FAILING, f"a one-token completion fails: {self._detail}", s.now)
-        elif not over:  # the first completion may compile kernels
-            self._timeouts = 0
+        else:
             self._enter(State.LOADING, "healthy, no completion yet", s.now)
-        elif self._timeouts >= FAILURES:
-            return self._verdict(s, "never completed anything since it started")
-        return self._probe_after(s, self.rules.poll_s if self._errors == 0 else self.rules.quiet_s)
+        return self._probe_after(s, self.rules.quiet_s if self._errors else 0.0)
 
     def _serving(self, s: Sight) -> Action:
         if self._bad_since is not None and s.now - self._bad_since >= self.rules.dead_after_s:
             return self._verdict(s, f"/health refuses for {s.now - self._bad_since:.0f} s")
         if self._timeouts >= FAILURES:
-            if s.metrics is View.BLIND:
-                self._enter(State.FAILING, "completions time out, and the metrics that would tell why are missing", s.now)
-                return self._probe_after(s, self.rules.quiet_s)
             quiet = s.now - self._moved
-            return self._verdict(s, f"no metric moved for {quiet:.0f} s and {self._timeouts} completions timed out")
-        if self._errors >= FAILURES:
+            return self._verdict(s, f"no metric moved for {quiet:.0f} s, {self._timeouts} probes timed out")
+        if self._bad_since is not None:
+            self._enter(State.FAILING, "/health refuses", s.now)
+        elif self._errors >= FAILURES:
             self._enter(State.FAILING, f"a one-token completion fails: {self._detail}", s.now)
         elif self._timeouts:
-            self._enter(State.SUSPECT, "nothing moves and a completion timed out", s.now)
+            self._enter(State.SUSPECT, "no metric moves and a completion timed out", s.now)
         elif self._errors == 0:
             self._enter(State.READY, "completes", s.now)
         if s.now - self._moved < self.rules.quiet_s:
@@ -244,14 +264,14 @@ class Judge:
         return Action.PROBE
 
     def _verdict(self, s: Sight, why: str) -> Action:
-        """Restart if the budget allows; a run that was handed off stays so until it answers or is started anew."""
-        if self._judged or s.restarts_left <= 0:
-            self._judged = True
-            spent = f"{why}; all {self.rules.restarts_per_day} restarts of the day are spent: see to it by hand"
+        """Restart if the budget allows. A run handed off stays so until it answers or is started anew."""
+        if self._handed_off or s.restarts_left <= 0:
+            self._handed_off = True
+            spent = f"{why}; the day's restarts ({self.rules.restarts_per_day}) were spent: see to it by hand"
             self._enter(State.HANDS_OFF, spent, s.now)
             return self._probe_after(s, self.rules.recheck_s)
         self._enter(State.WEDGED, why, s.now)
-        return Action.RESTART
+        return Action.RESTART if s.now >= self._retry_at else self._probe_after(s, self.rules.quiet_s)
 
     def _enter(self, state: State, reason: str, now: float) -> Action:
         if state is not self.state:
