@@ -143,7 +143,7 @@ def test_models_table_and_report() -> None:
     )
     assert [check["ok"] for check in checks] == [True, False, False]
     assert "model.bin" in checks[1]["detail"] and checks[2]["detail"] == "No such store."
-    table = smoke_table(checks, "spark-a")
+    table = smoke_table(checks, "spark-a").splitlines()
     assert table[0] == "spark-a: 1 of 3 checks passed"
     assert [line[:4] for line in table[1:]] == ["ok  ", "FAIL", "FAIL"]
     assert smoke_report({"a": checks[:1]}, ["a"])["ok"]
