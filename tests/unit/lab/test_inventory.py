@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -56,6 +57,24 @@ def test_the_pins_pass_the_contract(lab: Settings) -> None:
     catalog = {"images": {inventory.ENGINE_KEY: {}}, "models": dict.fromkeys(pins["models"], entry)}
     chosen = {"images": [inventory.ENGINE_KEY], "models": list(facts)}
     assert pin_findings(pins, catalog, chosen, "inventory/lab") == []
+
+
+def test_an_llm_is_pinned_with_its_shape(lab: Settings) -> None:
+    key, pin = next(iter((known := lab.facts()["models"]).items()))
+    pin["files"] = {"model.safetensors": {"size": 9, "sha256": "5" * 64}}
+    lab.learn(models=known)
+    shape = {
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 3,
+        "max_position_embeddings": 64,
+    }
+    (folder := lab.hub_root / pin["repository"] / pin["revision"]).mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({**shape, "vocab_size": 5}))
+    inventory.up(lab)
+    pinned = written(lab, "pins.yml")["models"]
+    assert pinned[key]["config"] == shape
+    assert [name for name in pinned if "config" in pinned[name]] == [key]
 
 
 def test_an_image_that_is_not_in_the_registry_is_an_empty_pin(
