@@ -49,6 +49,10 @@ checks:
 CHECKS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, float]]]] = {}
 
 
+# What a part in disorder makes of the code that reads its answer: a check that failed, not the end of the others.
+_UNEXPECTED = (subprocess.TimeoutExpired, OSError, ValueError, LookupError, TypeError, AttributeError)
+
+
 class Failed(Exception):
     """A check that did not pass."""
 
@@ -87,7 +91,8 @@ def _fetch(url: str, timeout: float, body: Any = None) -> Any:
 
 @check("gpu in a container")
 def gpu(p: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
-    argv = ["docker", "run", "--rm", "--network", "none", "--gpus", "all", "--entrypoint", "nvidia-smi"]
+    argv = ["docker", "run", "--rm", "--pull", "never", "--network", "none", "--gpus", "all"]
+    argv += ["--entrypoint", "nvidia-smi"]
     done = _run([*argv, p["image"], "-L"], p["timeout"])
     if done.returncode or not done.stdout.startswith("GPU 0:"):
         rule = "`docker run --gpus all … nvidia-smi -L` lists a GPU."
@@ -201,11 +206,13 @@ def spoken(p: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     with tempfile.TemporaryDirectory(prefix="smoke-") as folder:
         speech, told = Path(folder) / "answer.wav", Path(folder) / "turn.json"
         argv = [p["service"], "ask", "--sample", "--url", p["service_url"], "--out", str(speech)]
-        done = _run([*argv, "--json", str(told)], p["timeout"])
+        # as root Python would leave byte code in the release
+        done = _run(["env", "PYTHONDONTWRITEBYTECODE=1", *argv, "--json", str(told)], p["timeout"])
         turn = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
     remedy = f"on the host: {p['service']} ask --sample; {p['service']} doctor."
     if done.returncode or not turn:
-        raise Failed(_told(done), "a recorded question is answered.", remedy)
+        why = (turn.get("error") or {}).get("message") or _told(done)
+        raise Failed(why, "a recorded question is answered.", remedy)
     figures = {k: v for k, v in turn["metrics"].items() if isinstance(v, int | float)}
     figures |= {"word_error_rate": turn["wer"], "spoken_seconds": turn["audio_seconds"]}
     if turn["wer"] is None or turn["wer"] > p["max_word_error_rate"]:
@@ -228,7 +235,14 @@ def probe(params: Mapping[str, Any]) -> list[dict[str, Any]]:
             ok = True
         except Failed as failed:
             detail, ok = str(failed), False
-        except (subprocess.TimeoutExpired, OSError, ValueError, LookupError, TypeError) as error:
+        except (
+            subprocess.TimeoutExpired,
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:
             rule = f"an answer of the known form within {params['timeout']} s."
             detail, ok = str(Failed(f"{type(error).__name__}: {error}.", rule, "see that part's log.")), False
         results.append({"name": name, "ok": ok, "detail": detail, "figures": figures})

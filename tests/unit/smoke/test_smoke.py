@@ -97,6 +97,7 @@ def test_a_failed_check_hides_no_later_one(params: dict[str, Any]) -> None:
             "' '",
         ),
         ("/health", None, "engine /health", "core is dead"),
+        ("/health", [], "voicebot /health", "AttributeError"),
         ("/health", None, "voicebot /health", "core is dead"),
     ],
 )
