@@ -49,7 +49,7 @@ checks:
 CHECKS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, float]]]] = {}
 
 
-# What a part in disorder makes of the code that reads its answer: a check that failed, not the end of the others.
+# What a part in disorder can make of reading its answer: one failed check, not the end of the others.
 _UNEXPECTED = (subprocess.TimeoutExpired, OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
