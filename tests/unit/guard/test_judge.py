@@ -44,7 +44,7 @@ def test_a_frozen_server_is_found_too() -> None:
     assert line.play("s" * FREEZE).index("r") < 24
 
 
-@pytest.mark.parametrize("alive", ["b", "p", "i", "bp", "pppppppppb", "bi", "pi"])
+@pytest.mark.parametrize("alive", ["b", "p", "i", "bp", "pppppppppb", "bi", "pi", "wwwwwwwwwwp"])
 def test_no_verdict_on_an_engine_that_works(alive: str) -> None:
     line = Timeline()
     line.play("ii")
@@ -57,6 +57,33 @@ def test_steps_shorter_than_a_verdict_are_no_freeze() -> None:
     line.play("ii")
     assert set(line.play(("f" * 15 + "p") * 30)) == {"R", "S"}
     assert line.restarts_at == []
+
+
+def test_a_step_longer_than_a_verdict_is_no_freeze_while_the_processor_is_busy() -> None:
+    line = Timeline()
+    line.play("ii")
+    assert set(line.play(("w" * 120 + "p") * 5)) == {"R"}
+    assert line.play("f" * 32).index("r") <= 30
+
+
+@pytest.mark.parametrize("step", range(20))
+def test_a_freeze_in_the_middle_of_a_long_step_is_found_in_time(step: int) -> None:
+    line = Timeline()
+    line.play("ii" + "w" * (20 + step))
+    assert line.play("f" * 32).index("r") < FREEZE
+
+
+def test_work_that_shows_nothing_is_believed_for_a_while_only() -> None:
+    line = Timeline(Judgement(stall_limit_s=100))
+    line.play("ii")
+    assert 100 < line.play("w" * 150).index("r") < 130
+
+
+def test_where_work_cannot_be_seen_metrics_and_probes_decide() -> None:
+    line = Timeline()
+    line.sees_work = False
+    line.play("ii")
+    assert line.play("w" * FREEZE).index("r") < 24
 
 
 def test_no_verdict_in_a_cold_start() -> None:
@@ -183,7 +210,7 @@ def test_a_guard_that_begins_beside_a_frozen_engine_finds_it() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("bpi"), st.integers(1, 40)), max_size=30))
+@given(st.lists(st.tuples(st.sampled_from("bpiw"), st.integers(1, 40)), max_size=30))
 def test_whatever_a_working_engine_does_it_is_ready(parts: list[tuple[str, int]]) -> None:
     line = Timeline()
     line.play("ii")
@@ -192,7 +219,7 @@ def test_whatever_a_working_engine_does_it_is_ready(parts: list[tuple[str, int]]
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.tuples(st.sampled_from("bpil-!a|"), st.integers(1, 40)), max_size=20), st.sampled_from("fs")
+    st.lists(st.tuples(st.sampled_from("bpiwl-!a|"), st.integers(1, 40)), max_size=20), st.sampled_from("fs")
 )
 def test_whatever_happened_before_a_frozen_engine_is_found_in_time(
     parts: list[tuple[str, int]], freeze: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from vllm_guard.budget import Budget
 from vllm_guard.config import Config, ConfigError, Judgement, load
 from vllm_guard.engine import Engine, parse_metrics, run
 from vllm_guard.judge import View
+from vllm_guard.procs import consumed_below, describe_process, process_tree
 
 PAGE = """# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -100,10 +102,11 @@ def test_what_people_said_is_not_kept() -> None:
         "INFO Generated response cmpl-1: output: 'your secret', output_token_ids: [2]\n"
         '{"messages": [{"role": "user", "content": "the secret"}]}\n'
         "ValidationError: input_value='a secret', input_type=str\n"
+        '(APIServer pid=1) INFO:     172.17.0.1:55130 - "GET /metrics HTTP/1.1" 200 OK\n'
         "INFO Engine 000: Avg prompt throughput: 3.0 tokens/s, Running: 1 reqs\n"
     )
     kept = evidence.redact(log)
-    assert "secret" not in kept
+    assert "secret" not in kept and "/metrics" not in kept
     assert "Avg prompt throughput: 3.0 tokens/s, Running: 1 reqs" in kept
     assert "Received request cmpl-1" in kept
 
@@ -117,13 +120,34 @@ def test_a_stopped_process_is_seen_with_its_tree() -> None:
         try:
             subprocess.run(["kill", "-STOP", str(child.pid)], check=True)
             time.sleep(0.2)
-            assert child.pid in evidence.process_tree(os.getpid())
-            text = evidence.describe_process(child.pid)
+            assert child.pid in process_tree(os.getpid())
+            text = describe_process(child.pid)
         finally:
             child.kill()
     assert "State T (stopped)" in text
     assert "time.sleep" not in text  # no command line
-    assert "No such" in evidence.describe_process(2**22 + 1)
+    assert "No such" in describe_process(2**22 + 1)
+
+
+def test_processor_time_is_that_of_the_descendants() -> None:
+    burn = "import subprocess, sys, time\n"
+    burn += "subprocess.Popen([sys.executable, '-c', 'while True: pass']); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", burn], start_new_session=True) as parent:
+        try:
+            time.sleep(0.5)
+            before = consumed_below(parent.pid)
+            time.sleep(1)
+            after = consumed_below(parent.pid)
+            os.killpg(parent.pid, signal.SIGSTOP)
+            time.sleep(0.2)
+            stopped = consumed_below(parent.pid)
+            time.sleep(0.5)
+            assert consumed_below(parent.pid) == stopped
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
+    assert 0.1 < after - before < 1.5
+    with pytest.raises(ProcessLookupError, match="is gone"):
+        consumed_below(parent.pid)
 
 
 def test_an_incident_is_kept_within_limits_and_the_oldest_go(tmp_path: Path) -> None:

@@ -71,12 +71,13 @@ class Running:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         (folder / "run").write_text("1", encoding="utf-8")
+        self.engine = subprocess.Popen(["sleep", "600"])  # a container that burns no processor time
         settings = {
             "model": "m", "engine_port": page.port, "listen_port": self.port, "judgement": QUICK,
             "state_dir": str(folder / "state"), "drain_file": str(folder / "drain"),
             "status_command": ["sh", "-c", f"echo ActiveState=active; echo InvocationID=$(cat {folder}/run)"],
             "restart_commands": [["sh", "-c", f"echo restarted >> {folder}/restarts; echo 2 > {folder}/run"]],
-            "pid_command": ["echo", "1"],
+            "pid_command": ["echo", str(self.engine.pid)],
             "evidence_commands": {"container.log": ["echo", "prompt: 'secret'"]},
         } | more  # fmt: skip
         self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -156,6 +157,8 @@ def start(tmp_path: Path, page: Page) -> Iterator[Callable[..., Running]]:
     yield begin
     for running in begun:
         running.end()
+        running.engine.kill()
+        running.engine.wait()
         running.systemd.close()
 
 

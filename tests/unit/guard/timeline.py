@@ -8,6 +8,7 @@ The engine's letters:
     i  idle: a probe is answered at once
     b  busy: tokens flow, a probe waits
     p  prefill: only the KV usage moves, a probe waits
+    w  one long step: metrics stand still, /health 200, a probe waits; only the processor is busy
     f  frozen core: metrics freeze, /health 200, a probe hangs
     s  frozen server: nothing answers
     d  dead core: metrics freeze, /health 503, a probe fails
@@ -38,9 +39,11 @@ class Timeline:
         self.judge = Judge(rules or Judgement())
         self.restarts_left = restarts
         self.restart_works = True
+        self.sees_work = True
         self.now = 1000.0
         self.run, self.began = 1, self.now - age
         self.tokens, self.kv = 0, 0
+        self.consumed = 0.0
         self.probed: float | None = None
         self.probes = 0
         self.restarts_at: list[float] = []
@@ -58,17 +61,19 @@ class Timeline:
         probe = self._probe(engine)
         self.tokens += engine == "b" or (probe is not None and probe.outcome is Outcome.OK)
         self.kv += engine in "bp"
+        self.consumed += 1.5 if engine in "bpw" else 0.02
         unit = {"-": Unit.INACTIVE, "!": Unit.FAILED, "a": Unit.ACTIVATING}.get(engine, Unit.ACTIVE)
         health = HEALTH.get(engine, Health.OK) if self.judge.asks_health else None
         sight = Sight(
-            self.now,
-            unit,
-            str(self.run),
-            self.began,
-            self._metrics(engine),
-            health,
-            probe,
-            self.restarts_left,
+            now=self.now,
+            unit=unit,
+            run=str(self.run),
+            began=self.began,
+            metrics=self._metrics(engine),
+            health=health,
+            probe=probe,
+            consumed=self.consumed if self.sees_work else None,
+            restarts_left=self.restarts_left,
         )
         action = self.judge.step(sight)
         if action is Action.PROBE:

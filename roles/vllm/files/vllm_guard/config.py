@@ -19,11 +19,13 @@ class ConfigError(ValueError):
 @dataclass(frozen=True)
 class Judgement:
     """Times (seconds) by which the guard judges. Worst case from freeze to verdict of an idle engine:
-    2 * poll_s + quiet_s + 2 * probe_timeout_s."""
+    2 * poll_s + quiet_s + 2 * probe_timeout_s; of one in the middle of a long step, probe_timeout_s more."""
 
     poll_s: float = 1.0  # between two looks at the metrics
     quiet_s: float = 5.0  # nothing moved for so long: probe
     probe_timeout_s: float = 8.0  # a one-token completion takes no longer on a live engine
+    busy_cores: float = 0.3  # an engine that burns so much is at work, whatever its metrics say…
+    stall_limit_s: float = 300.0  # …but not for so long without any of them moving
     start_limit_s: float = 900.0  # so long an engine may load
     dead_after_s: float = 60.0  # /health may refuse so long after the engine has been ready
     recheck_s: float = 30.0  # between probes after handing off, and between reminders in the journal
@@ -54,8 +56,8 @@ class Config:
     pid_command: tuple[str, ...] = ("docker", "inspect", "--format", "{{.State.Pid}}", CONTAINER)
     evidence_commands: dict[str, tuple[str, ...]] = field(
         default_factory=lambda: {
-            "container.log": ("docker", "logs", "--timestamps", "--tail", "400", CONTAINER),
-            "unit.log": ("journalctl", "--unit", UNIT, "--lines", "100", "--no-pager"),
+            "container.log": ("docker", "logs", "--timestamps", "--tail", "2000", CONTAINER),
+            "unit.log": ("journalctl", "--unit", UNIT, "--lines", "1000", "--no-pager"),
             "kernel.log": ("journalctl", "--dmesg", "--lines", "100", "--no-pager"),
         }
     )

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 from .config import Config
 from .judge import Health, Metrics, Outcome, Probe, Unit, View
+from .procs import consumed_below
 
 HOST = "127.0.0.1"
 LOOK_TIMEOUT_S = 2.0
+ROOT_RETRY_S = 15.0  # a Docker that does not answer must not slow down the looks
 WATCHED = (
     "vllm:num_requests_running",
     "vllm:num_requests_waiting",
@@ -54,6 +56,8 @@ class Engine:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._root: tuple[str, int] = ("", 0)  # run, pid
+        self._root_missed = float("-inf")
 
     def unit(self) -> tuple[Unit, str, float]:
         """State of the unit, identity of its present start, and when (monotonic clock) that start began."""
@@ -62,6 +66,26 @@ class Engine:
         state = UNITS.get(values.get("ActiveState", ""), Unit.INACTIVE)
         began = int(values.get("InactiveExitTimestampMonotonic", "0")) / 1e6
         return state, values.get("InvocationID", ""), began
+
+    def root(self) -> int:
+        """The first process of the engine's container."""
+        pid = int(run(self._config.pid_command, timeout=5))
+        if pid <= 0:
+            raise ProcessLookupError("the container has no process")
+        return pid
+
+    def consumed(self, identity: str) -> float | None:
+        """Processor seconds that the processes below the container's first one (the server, which answers
+        the guard) have consumed in this run; None if that cannot be had."""
+        if time.monotonic() - self._root_missed < ROOT_RETRY_S:
+            return None
+        try:
+            if self._root[0] != identity:
+                self._root = (identity, self.root())
+            return consumed_below(self._root[1])
+        except (OSError, ValueError):
+            self._root, self._root_missed = ("", 0), time.monotonic()
+            return None
 
     def metrics_text(self) -> str:
         """The engine's own metrics page."""

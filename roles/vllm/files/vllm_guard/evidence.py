@@ -16,12 +16,12 @@ from typing import Any
 
 from .config import Config
 from .engine import Engine, run
+from .procs import PROC, describe_process, process_tree, read
 
 FILE_LIMIT = 96 * 1024
 LINE_LIMIT = 400
-THREAD_LIMIT = 64
 COMMAND_TIMEOUT_S = 5.0
-STATUS_KEYS = ("State", "PPid", "Threads", "VmRSS", "VmSwap", "SigPnd", "SigBlk", "voluntary_ctxt_switches")
+OWN_LOOKS = re.compile(r'"GET /(?:metrics|health) HTTP')  # the guard's, one or two a second
 # vLLM logs requests as `prompt: '…', … prompt_token_ids: […]` and answers as `output: '…'`, one line each
 PRIVATE = re.compile(
     r"\b(prompt\w*|messages|content|input\w*|output\w*|text)(['\"]?\s*[:=]).*", re.IGNORECASE
@@ -29,53 +29,13 @@ PRIVATE = re.compile(
 
 
 def redact(text: str) -> str:
-    """Without what people said or were told, and without endless lines."""
-    return "\n".join(PRIVATE.sub(r"\1\2 [not kept]", line)[:LINE_LIMIT] for line in text.splitlines())
-
-
-def process_tree(root: int, proc: Path = Path("/proc")) -> list[int]:
-    """The process and all that descend from it."""
-    parents: dict[int, int] = {}
-    for entry in proc.iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
-            except OSError:  # gone meanwhile
-                continue
-            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    tree = [root]
-    for pid in tree:
-        tree += sorted(child for child, parent in parents.items() if parent == pid)
-    return tree
-
-
-def describe_process(pid: int, proc: Path = Path("/proc")) -> str:
-    """Name, states and wait channels of a process and its threads."""
-    try:
-        status = dict(
-            line.split(":", 1) for line in _read(proc / f"{pid}/status").splitlines() if ":" in line
-        )
-        kept = ", ".join(f"{key} {' '.join(status[key].split())}" for key in STATUS_KEYS if key in status)
-        lines = [f"{pid} {status.get('Name', '?').strip()}: {kept}"]
-        tasks = sorted((proc / f"{pid}/task").iterdir(), key=lambda task: int(task.name))
-        for task in tasks[:THREAD_LIMIT]:
-            name, _, rest = _read(task / "stat").partition("(")[2].rpartition(")")
-            lines.append(f"  {task.name} {name} {rest.split()[0]} {_read(task / 'wchan').strip() or '?'}")
-        if len(tasks) > THREAD_LIMIT:
-            lines.append(f"  and {len(tasks) - THREAD_LIMIT} more threads")
-    except OSError as error:
-        return f"{pid}: {error}"
-    return "\n".join(lines)
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
+    """Without what people said or were told, without the guard's own requests and endless lines."""
+    lines = (line for line in text.splitlines() if not OWN_LOOKS.search(line))
+    return "\n".join(PRIVATE.sub(r"\1\2 [not kept]", line)[:LINE_LIMIT] for line in lines)
 
 
 def _processes(config: Config) -> str:
-    root = int(run(config.pid_command, COMMAND_TIMEOUT_S).strip())
-    if root <= 0:
-        return "the container has no process"
+    root = Engine(config).root()
     return "\n".join(describe_process(pid) for pid in process_tree(root))
 
 
@@ -92,7 +52,7 @@ def collect(config: Config, engine: Engine, verdict: Mapping[str, Any]) -> Path:
     sources: dict[str, Callable[[], str]] = {
         "metrics.txt": engine.metrics_text,
         "processes.txt": lambda: _processes(config),
-        "meminfo.txt": lambda: _read(Path("/proc/meminfo")),
+        "meminfo.txt": lambda: read(PROC / "meminfo"),
     }
     for name, argv in config.evidence_commands.items():
         sources[name] = partial(_said_by, argv)

@@ -1,8 +1,8 @@
 """Is the engine alive? A state machine without clock, network or process: sights go in, actions come out.
 
 A stopped engine core leaves /health at 200 and freezes every metric; an idle core freezes them too; a long
-prefill moves nothing but the KV cache's usage. So an engine is wedged only when nothing at all moves AND a
-one-token completion times out, twice in a row.
+prefill moves nothing but the KV cache's usage, and within one long step of it nothing but the processor's
+clock. So an engine is wedged only when nothing at all moves AND a one-token completion times out, twice.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ class Sight:
     metrics: Metrics | View = View.BLIND
     health: Health | None = None  # None: not asked
     probe: Probe | None = None  # ended since the last sight
+    consumed: float | None = None  # processor seconds of this run so far; None: not known
     restarts_left: int = 0
 
 
@@ -130,6 +131,8 @@ class Judge:
         self._metrics: Metrics | None = None
         self._blind = False
         self._moved = now
+        self._worked = float("-inf")
+        self._consumed: tuple[float, float] | None = None  # when, processor seconds
         self._probing = False
         self._probed = float("-inf")
         self._timeouts = 0
@@ -170,6 +173,7 @@ class Judge:
             self._forget(s.now, adopted=self.state is State.UNKNOWN)
             self._run = s.run
         self._take_metrics(s)
+        self._take_work(s)
         self._take_health(s)
         self._take_probe(s)
         if s.unit is Unit.ACTIVATING:
@@ -186,6 +190,19 @@ class Judge:
         self._progress(s.now)
         if self._adopted and generated(s.metrics) > generated(before):
             self._proven = True
+
+    def _take_work(self, s: Sight) -> None:
+        before = self._consumed
+        self._consumed = None if s.consumed is None else (s.now, s.consumed)
+        if before is None or self._consumed is None or s.now <= before[0]:
+            return
+        if self._consumed[1] - before[1] >= self.rules.busy_cores * (s.now - before[0]):
+            self._worked = s.now
+
+    def _stands_still(self, began: float, now: float) -> bool:
+        """Neither metrics nor processor moved since then. Work that shows nothing counts for a while only."""
+        stalled = now - self._moved >= self.rules.stall_limit_s
+        return self._moved < began and (self._worked < began or stalled)
 
     def _take_health(self, s: Sight) -> None:
         if s.health is Health.BAD:
@@ -205,7 +222,7 @@ class Judge:
             self._progress(s.probe.ended)
         elif s.probe.outcome is Outcome.TIMEOUT and not self._blind:
             self._errors = 0
-            self._timeouts = self._timeouts + 1 if self._moved < s.probe.began else 0
+            self._timeouts = self._timeouts + 1 if self._stands_still(s.probe.began, s.now) else 0
         else:
             self._timeouts = 0
             self._errors += 1

@@ -74,7 +74,18 @@ class Guard:
         if not calm or time.monotonic() - self._unit_asked >= UNIT_EVERY_S:
             self._ask_unit()
         unit, identity, began = self._unit
-        return Sight(time.monotonic(), unit, identity, began, metrics, health, probe, self.budget.left)
+        consumed = self.engine.consumed(identity) if unit is Unit.ACTIVE else None
+        return Sight(
+            now=time.monotonic(),
+            unit=unit,
+            run=identity,
+            began=began,
+            metrics=metrics,
+            health=health,
+            probe=probe,
+            consumed=consumed,
+            restarts_left=self.budget.left,
+        )
 
     def _ask_unit(self) -> None:
         self._unit_asked = time.monotonic()
