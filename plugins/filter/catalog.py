@@ -31,6 +31,10 @@ _SIZE: Rule = (
     "a number of gigabytes above 0",
     lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value > 0,
 )
+_MEMORY: Rule = (
+    "a whole number of MiB above 0",
+    lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
+)
 _FILES: Rule = (
     "a list of relative paths of data files, never *.py (no code from a repository is ever run)",
     lambda value: (
@@ -92,7 +96,7 @@ _KINDS: dict[str, dict[str, Rule]] = {
         "golden": _GOLDEN,
     },
     "stt": {**_FROM_HUB, "files": _FILES},
-    "tts": {"engine": _TEXT, "voice": _TEXT, "package": _TEXT, "licence": _TEXT},
+    "tts": {"engine": _TEXT, "voice": _TEXT, "package": _TEXT, "licence": _TEXT, "memory_mb": _MEMORY},
 }
 _OPTIONAL = {"licence", "engine_version", "gated", "template", "golden"}
 

@@ -46,12 +46,8 @@ def _words(value: Any) -> list[str]:
     return [json.dumps(value) if isinstance(value, Mapping) else str(value)]
 
 
-def vllm_argv(entry: Mapping[str, Any], preset: str, extra: Mapping[str, Any]) -> list[str]:
-    """`vllm serve` for a catalogue's model: the preset's flags in their order, `extra` over them.
-
-    true gives the bare flag; false and null leave it out; a list gives the flag followed by its elements
-    (vLLM reads the last of a repeated flag); a dict is passed as JSON.
-    """
+def chosen_flags(entry: Mapping[str, Any], preset: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags for a catalogue's model: the preset's in their order, `extra` over it; false and null remove."""
     if preset not in entry["presets"]:
         rule = f"a key of {entry['name']}'s presets"
         remedy = f"set vllm_preset to one of: {', '.join(entry['presets'])}"
@@ -59,10 +55,18 @@ def vllm_argv(entry: Mapping[str, Any], preset: str, extra: Mapping[str, Any]) -
     chosen = entry["presets"][preset]
     if found := flag_findings(chosen, f"preset {preset}") + flag_findings(extra, "vllm_args"):
         raise AnsibleFilterError("\n".join(found))
+    flags = {**chosen, **extra}
+    return {flag: value for flag, value in flags.items() if value is not None and value is not False}
+
+
+def vllm_argv(entry: Mapping[str, Any], flags: Mapping[str, Any]) -> list[str]:
+    """`vllm serve` for a catalogue's model.
+
+    true gives the bare flag; a list gives the flag followed by its elements (vLLM reads the last of a
+    repeated flag); a dict is passed as JSON.
+    """
     argv = ["vllm", "serve", f"/models/{entry['directory']}"]
-    for flag, value in {**chosen, **extra}.items():
-        if value is None or value is False:
-            continue
+    for flag, value in flags.items():
         argv += [f"--{flag}"] if value is True else [f"--{flag}", *_words(value)]
     return argv
 
@@ -127,6 +131,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names in templates."""
         return {
+            "chosen_flags": chosen_flags,
             "disk_needs": disk_needs,
             "flag_findings": flag_findings,
             "model_path": model_path,

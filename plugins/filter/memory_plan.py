@@ -8,13 +8,15 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-GIB = 1024**3
+MIB, GIB = 1024**2, 1024**3
 BLOCK_TOKENS = 16  # vLLM hands out KV cache in blocks of 16 tokens, and keeps one block to itself
 CONTEXT_STEP = 1024  # a shorter context is suggested in these steps, and never below one of them
 # Where these three come from: docs/memory.md
 ACTIVATION_BYTES = 3 * GIB
 GRAPH_BYTES = 5 * GIB // 2
 OS_BYTES = 16 * GIB
+STT_TIMES = 3  # what a speech recogniser takes, in sizes of its files
+DEFAULT_UTILIZATION = 0.9  # vLLM's own
 TABLE_WIDTH = 100
 PLANNED = "planned"  # as a flag's value: the plan's figure
 
@@ -84,6 +86,21 @@ def weight_bytes(files: Mapping[str, Mapping[str, Any]]) -> int:
     if not sizes:
         raise _refuse("the pinned files hold no weights", "weights are *.safetensors", "pin the model again")
     return sum(sizes)
+
+
+def with_traits(snapshots: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Snapshots with their config.json cut down to what the plan needs; to {} if it does not tell that."""
+
+    def cut(config: Any) -> dict[str, int]:
+        try:
+            return memory_traits(config)
+        except AnsibleFilterError:  # a model without a plan can be pinned and served all the same
+            return {}
+
+    return {
+        key: {**snapshot, "config": cut(snapshot["config"])} if "config" in snapshot else dict(snapshot)
+        for key, snapshot in snapshots.items()
+    }
 
 
 def _gib(count: int) -> str:
@@ -184,12 +201,79 @@ def _refusal(plan: Mapping[str, Any]) -> str:
 
     remedy = "no setting fits beside these weights: choose a smaller model (vllm_model) or a larger host"
     if plan["nearest"]:
-        remedy = f"set {setting(plan['nearest'], 'to ')}, the nearest setting that fits"
+        remedy = f"set {setting(plan['nearest'], 'to ')} in vllm_args, the nearest setting that fits"
     return (
         f"The memory plan takes {_gib(plan['planned_bytes'])} GiB with {setting(plan)}. "
         f"Rule: engine, speech and system together take at most MemTotal, {_gib(plan['memory_bytes'])} GiB. "
         f"Remedy: {remedy}."
     )
+
+
+def _number(value: Any) -> Any:
+    """A text that is a number (`-e` gives no other) as the number."""
+    for kind in (int, float) if isinstance(value, str) else ():
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _bytes(name: str, gib: Any, least: int = 0) -> int:
+    gib = _number(gib)
+    if isinstance(gib, bool) or not isinstance(gib, int | float) or not least <= gib < MIB:
+        raise _refuse(f"{name} is {gib!r}", f"a number of GiB, {least} or more", "correct or remove it")
+    return int(gib * GIB)
+
+
+def host_memory_plan(
+    llm: Mapping[str, Any],
+    flags: Mapping[str, Any],
+    stt: Mapping[str, Any],
+    tts: Mapping[str, Any],
+    memory_bytes: int,
+    inventory: str,
+    choices: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The plan for a host's pinned models, flags and choices (memory_*).
+
+    Without the model's shape in its pin there is none, but {unknown: why}.
+    """
+    sequences, context = (
+        _whole(name, _number(choices[name]), 1, "correct or remove it")
+        for name in ("memory_sequences", "memory_context")
+    )
+    os_bytes = _bytes("memory_system_gib", choices["memory_system_gib"], 1)
+    activation, graphs = (
+        _bytes(name, choices[name]) for name in ("memory_activation_gib", "memory_graph_gib")
+    )
+    if not llm.get("config"):
+        return {"unknown": _unknown(llm, inventory)}
+    traits = memory_traits(llm["config"])
+    return memory_plan(
+        traits,
+        weights_bytes=weight_bytes(llm["files"]),
+        memory_bytes=memory_bytes,
+        max_model_len=_number(flags.get("max-model-len", min(context, traits["max_position_embeddings"]))),
+        max_num_seqs=_number(flags.get("max-num-seqs", sequences)),
+        stt_bytes=STT_TIMES * sum(record["size"] for record in stt["files"].values()),
+        tts_bytes=tts["memory_mb"] * MIB,
+        os_bytes=os_bytes,
+        activation_bytes=activation,
+        graph_bytes=0 if flags.get("enforce-eager") else graphs,
+        kv_dtype_bytes=1 if str(flags.get("kv-cache-dtype")).startswith("fp8") else 2,
+    )
+
+
+def _unknown(llm: Mapping[str, Any], inventory: str) -> str:
+    if "config" in llm:
+        given = f"config.json of {llm['name']} does not tell the KV cache's shape"
+        remedy = "give numbers instead of `planned`, or choose another model"
+    else:
+        given = f"{inventory}/pins.yml has no models.{llm['name']}.config"
+        command = f"ansible-playbook playbooks/pin.yml -i {inventory}"
+        remedy = f"`{command}` adds it to the pinned revision, with -e pin_update=true to the newest"
+    return str(_refuse(given, "the memory plan takes the KV cache's shape from the pin", remedy))
 
 
 def _lines(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -220,7 +304,9 @@ def _lines(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def memory_table(plan: Mapping[str, Any], title: str) -> str:
-    """The plan as a plain-text table, 100 columns at most."""
+    """The plan as a plain-text table, 100 columns at most; without a plan, why there is none."""
+    if "unknown" in plan:
+        return "\n".join(textwrap.wrap(f"{title}: no memory plan. {plan['unknown']}", TABLE_WIDTH))
     rows = [(line["name"], line["gib"], line["note"]) for line in plan["lines"]]
     first = max(len(name) for name, _, _ in rows)
     second = max(len(gib) for _, gib, _ in rows)
@@ -257,19 +343,29 @@ def memory_at(plan: Mapping[str, Any], utilization: float) -> dict[str, Any]:
     }
 
 
+def memory_warning(plan: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
+    """What the share among the flags means (see memory_at); empty if it is the plan's, or does not count."""
+    share = flags.get("gpu-memory-utilization", DEFAULT_UTILIZATION)
+    if "unknown" in plan or share == PLANNED or "kv-cache-memory-bytes" in flags:
+        return ""
+    return str(memory_at(plan, _number(share))["warning"])
+
+
 def planned_flags(flags: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
     """Those flags whose value is `planned`, with the plan's figures."""
     figures = {
-        "gpu-memory-utilization": plan["gpu_memory_utilization"],
-        "kv-cache-memory-bytes": plan["kv_cache_memory_bytes"],
+        "gpu-memory-utilization": "gpu_memory_utilization",
+        "kv-cache-memory-bytes": "kv_cache_memory_bytes",
     }
     wanted = [flag for flag, value in flags.items() if value == PLANNED]
     for flag in wanted:
         if flag not in figures:
             raise _refuse(f"{flag} is {PLANNED}", f"planned are {' and '.join(figures)}", "give it a value")
+    if wanted and "unknown" in plan:
+        raise AnsibleFilterError(f"{wanted[0]} is {PLANNED}, but {plan['unknown']}")
     if wanted and not plan["fits"]:
         raise AnsibleFilterError(plan["refusal"])
-    return {flag: figures[flag] for flag in wanted}
+    return {flag: plan[figures[flag]] for flag in wanted}
 
 
 class FilterModule:
@@ -278,10 +374,13 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names in templates."""
         return {
+            "host_memory_plan": host_memory_plan,
             "memory_at": memory_at,
             "memory_plan": memory_plan,
             "memory_table": memory_table,
             "memory_traits": memory_traits,
+            "memory_warning": memory_warning,
             "planned_flags": planned_flags,
             "weight_bytes": weight_bytes,
+            "with_traits": with_traits,
         }

@@ -79,8 +79,15 @@ def _file_finding(where: str, name: Any, record: Any) -> str | None:
     return None if sound else _refusal(f"{where}.files has {name}: {record!r}", rule, "pin this model again")
 
 
+def _shape(config: Any) -> bool:
+    return isinstance(config, Mapping) and all(
+        isinstance(name, str) and isinstance(value, int) and not isinstance(value, bool) and value > 0
+        for name, value in config.items()
+    )
+
+
 def _pin_findings(where: str, pin: Any, main: str) -> list[str]:
-    known = ["digest"] if main == "digest" else ["revision", "files"]
+    known = ["digest"] if main == "digest" else ["revision", "files", "config"]
     if not isinstance(pin, Mapping):
         return [_refusal(f"{where} is {pin!r}", f"a dict of {', '.join(known)}", "correct it")]
     found = [
@@ -93,6 +100,9 @@ def _pin_findings(where: str, pin: Any, main: str) -> list[str]:
     if value and not form.fullmatch(str(value)):
         remedy = 'correct it, or empty it ("") and let pin.yml fill it'
         found.append(_refusal(f"{where}.{main} is {value!r}", rule, remedy))
+    if not _shape(config := pin.get("config", {})):
+        rule = "a dict of whole numbers above 0, out of the model's config.json"
+        found.append(_refusal(f"{where}.config is {config!r}", rule, "remove it, and let pin.yml write it"))
     files = pin.get("files") or {}
     if not isinstance(files, Mapping):
         return [*found, _refusal(f"{where}.files is {files!r}", "a dict by path", "correct it")]
@@ -152,9 +162,9 @@ def pinned_image(entry: Mapping[str, Any], pins: Mapping[str, Any], inventory: s
 
 
 def pinned_model(entry: Mapping[str, Any], pins: Mapping[str, Any], inventory: str) -> dict[str, Any]:
-    """The catalogue's model with its revision and its files' records; refuses an unpinned one."""
+    """The catalogue's model with its revision, its files' records and, if pinned, `config`; else refused."""
     pin = _sound("models", entry, pins, inventory)
-    return {**entry, "revision": str(pin["revision"]), "files": dict(pin["files"])}
+    return {**entry, **pin, "revision": str(pin["revision"])}
 
 
 def images_to_pin(
@@ -167,8 +177,11 @@ def images_to_pin(
 
 def models_to_pin(
     pins: Mapping[str, Any], catalog: Mapping[str, Any], keys: Iterable[str], update: bool
-) -> list[dict[str, str]]:
-    """What to ask the hub: {name, repository, revision}; the branch, or a pin whose files are lacking."""
+) -> list[dict[str, Any]]:
+    """What to ask the hub: {name, repository, revision, config: whether to read config.json as well}.
+
+    The revision is the branch; for a pin that lacks files or, if of an LLM, `config`, it is the pin's own.
+    """
     wanted = []
     for key in dict.fromkeys(keys):
         entry = catalog["models"].get(key, {})
@@ -176,9 +189,14 @@ def models_to_pin(
             continue
         pin = pins["models"].get(key, {})
         revision = "" if update else pin.get("revision", "")
-        if not revision or _lacking(entry["files"], pin.get("files") or {}):
-            revision = str(revision or entry["branch"])
-            wanted.append({"name": key, "repository": entry["repository"], "revision": revision})
+        config = entry["kind"] == "llm"
+        if (
+            not revision
+            or _lacking(entry["files"], pin.get("files") or {})
+            or (config and "config" not in pin)
+        ):
+            asked = {"repository": entry["repository"], "revision": str(revision or entry["branch"])}
+            wanted.append({"name": key, **asked, "config": config})
     return wanted
 
 
@@ -188,7 +206,10 @@ def updated_pins(
     digests: Mapping[str, str],
     snapshots: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
-    """The pins with what has been resolved (digests: KEY -> digest; snapshots: KEY -> {revision, files})."""
+    """The pins with what has been resolved.
+
+    digests: KEY -> digest; snapshots: KEY -> {revision, files}, with `config` for an LLM.
+    """
     images, models = dict(pins["images"]), dict(pins["models"])
     found: list[str] = []
     for key, digest in digests.items():
@@ -207,8 +228,10 @@ def updated_pins(
             for name, record in sorted(snapshot["files"].items())
             if any(fnmatchcase(name, pattern) for pattern in patterns) and not name.endswith(never)
         }
-        found += _pin_findings(where, {"revision": snapshot["revision"], "files": files}, "revision")
         models[key] = {"revision": snapshot["revision"], "files": files}
+        if "config" in snapshot:
+            models[key]["config"] = snapshot["config"]
+        found += _pin_findings(where, models[key], "revision")
     if found:
         raise AnsibleFilterError("\n".join(found))
     return {"images": images, "models": models}
@@ -227,6 +250,9 @@ def render_pins(pins: Mapping[str, Any], inventory: str) -> str:
         for name, record in sorted(files.items()):
             value = "".join(f', {h}: "{record[h]}"' for h in _HASHES if h in record)
             lines.append(f"      {json.dumps(str(name))}: {{size: {record['size']}{value}}}")
+        if (config := pin.get("config")) is not None:
+            lines.append("    config:" if config else "    config: {}")
+            lines += [f"      {name}: {value}" for name, value in sorted(config.items())]
     return _HEADER.format(inventory=inventory) + "\n".join(lines) + "\n"
 
 

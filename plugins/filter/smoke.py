@@ -24,13 +24,14 @@ def smoke_model_checks(results: Iterable[Mapping[str, Any]]) -> list[Check]:
     return checks
 
 
-def smoke_table(checks: Iterable[Mapping[str, Any]], host: str) -> list[str]:
-    """The lines of a host's table."""
+def smoke_table(checks: Iterable[Mapping[str, Any]], host: str) -> str:
+    """A host's table."""
     rows = list(checks)
     width = max(len(row["name"]) for row in rows)
     passed = sum(bool(row["ok"]) for row in rows)
     lines = [f"{host}: {passed} of {len(rows)} checks passed"]
-    return lines + [f"{'ok' if r['ok'] else 'FAIL':<4}  {r['name']:<{width}}  {r['detail']}" for r in rows]
+    lines += [f"{'ok' if r['ok'] else 'FAIL':<4}  {r['name']:<{width}}  {r['detail']}" for r in rows]
+    return "\n".join(lines)
 
 
 def smoke_report(checks: Mapping[str, list[Check]], hosts: Iterable[str]) -> dict[str, Any]:

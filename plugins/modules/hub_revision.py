@@ -9,7 +9,7 @@ module: hub_revision
 short_description: Resolve a branch of a model repository to its revision and file list
 description:
   - Asks a Hugging Face hub for the commit that a branch (or a revision) names, and for its files,
-    with size and hash as the repository itself lists them. Reads only.
+    with size and hash as the repository itself lists them; on request for its config.json. Reads only.
 options:
   repository:
     description: The repository, as OWNER/NAME.
@@ -19,6 +19,10 @@ options:
     description: A branch, a tag or a commit.
     type: str
     default: main
+  config:
+    description: Whether to read the revision's config.json, too.
+    type: bool
+    default: false
   endpoint:
     description: The hub's base URL.
     type: str
@@ -48,8 +52,14 @@ files:
   description: By path, the file's size and its sha256 (large files) or git_oid (the others).
   type: dict
   returned: success
+config:
+  description: What the revision's config.json says; empty if there is none.
+  type: dict
+  returned: if asked for
 """
 
+import json  # noqa: E402
+from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib  # noqa: E402
@@ -70,12 +80,21 @@ def records(info: Any) -> dict[str, dict[str, Any]]:
     return files
 
 
+def config_of(api: Any, repository: str, info: Any, folder: str) -> Any:
+    """What config.json says at that very revision."""
+    if all(file.rfilename != "config.json" for file in info.siblings or []):
+        return {}
+    path = api.hf_hub_download(repository, "config.json", revision=info.sha, local_dir=folder)
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "repository": {"type": "str", "required": True},
             "revision": {"type": "str", "default": "main"},
+            "config": {"type": "bool", "default": False},
             "endpoint": {"type": "str", "default": "https://huggingface.co"},
             "token": {"type": "str", "default": "", "no_log": True},
         },
@@ -89,6 +108,9 @@ def main() -> None:
     try:
         info = api.model_info(
             given["repository"], revision=given["revision"], files_metadata=True, timeout=30
+        )
+        config = (
+            {"config": config_of(api, given["repository"], info, module.tmpdir)} if given["config"] else {}
         )
     except errors.RevisionNotFoundError:
         module.fail_json(
@@ -105,7 +127,7 @@ def main() -> None:
             msg=f"{what} cannot be resolved: {error}. Rule: the hub answers. "
             "Remedy: look at network, proxy and model_store_endpoint, then run this again."
         )
-    module.exit_json(changed=False, revision=info.sha, files=records(info))
+    module.exit_json(changed=False, revision=info.sha, files=records(info), **config)
 
 
 if __name__ == "__main__":

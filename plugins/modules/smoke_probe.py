@@ -33,8 +33,8 @@ options:
   served_name: {type: str, required: true, description: Name of the served model.}
   prompt: {type: str, required: true, description: Text of the completion.}
   max_tokens: {type: int, required: true, description: Tokens of the completion.}
-  voicebot_url: {type: str, required: true, description: Address of the service.}
-  voicebot: {type: path, required: true, description: The service's command.}
+  service_url: {type: str, required: true, description: Address of the service.}
+  service: {type: path, required: true, description: The service's command.}
   max_word_error_rate: {type: float, required: true, description: Of the recorded question, 0 to 1.}
   timeout: {type: int, default: 120, description: Seconds that one answer may take.}
 """
@@ -184,8 +184,8 @@ def completion(p: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
 
 @check("voicebot /health")
 def voicebot(p: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
-    url = f"{p['voicebot_url']}/health"
-    remedy = f"on the host: {p['voicebot']} doctor; journalctl -u voicebot."
+    url = f"{p['service_url']}/health"
+    remedy = f"on the host: {p['service']} doctor; journalctl -u voicebot."
     try:
         said = _fetch(url, p["timeout"])
     except urllib.error.HTTPError as error:
@@ -200,10 +200,10 @@ def voicebot(p: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
 def spoken(p: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     with tempfile.TemporaryDirectory(prefix="smoke-") as folder:
         speech, told = Path(folder) / "answer.wav", Path(folder) / "turn.json"
-        argv = [p["voicebot"], "ask", "--sample", "--url", p["voicebot_url"], "--out", str(speech)]
+        argv = [p["service"], "ask", "--sample", "--url", p["service_url"], "--out", str(speech)]
         done = _run([*argv, "--json", str(told)], p["timeout"])
         turn = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
-    remedy = f"on the host: {p['voicebot']} ask --sample; {p['voicebot']} doctor."
+    remedy = f"on the host: {p['service']} ask --sample; {p['service']} doctor."
     if done.returncode or not turn:
         raise Failed(_told(done), "a recorded question is answered.", remedy)
     figures = {k: v for k, v in turn["metrics"].items() if isinstance(v, int | float)}
@@ -240,11 +240,11 @@ def main() -> None:
     spec: dict[str, Any] = {
         name: {"type": kind, "required": True}
         for kind, names in {
-            "str": "container image min_cuda engine_url served_name prompt voicebot_url",
+            "str": "container image min_cuda engine_url served_name prompt service_url",
             "int": "max_tokens",
             "float": "max_word_error_rate",
             "dict": "labels",
-            "path": "voicebot",
+            "path": "service",
         }.items()
         for name in names.split()
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from plugins.filter.memory_plan import memory_traits
 from tests.lab import packages, registry
 from tests.lab.daemon import CLAMP, needs_clamp
 from tests.lab.proc import run
@@ -74,8 +75,16 @@ def pins_yml(settings: Settings) -> dict[str, Any]:
     """The pins: the image as the registry has it, the models as the hub has them."""
     digest = registry.digest_of(settings, ENGINE_REPOSITORY, ENGINE_TAG)
     models = settings.facts().get("models", {})
-    pinned = {key: {name: pin[name] for name in ("revision", "files")} for key, pin in models.items()}
+    pinned = {key: _pin(settings, pin) for key, pin in models.items()}
     return {"images": {ENGINE_KEY: {"digest": digest}}, "models": pinned}
+
+
+def _pin(settings: Settings, known: dict[str, Any]) -> dict[str, Any]:
+    pin = {name: known[name] for name in ("revision", "files")}
+    if "model.safetensors" in pin["files"]:  # an LLM: the memory plan reads its shape
+        published = settings.hub_root / known["repository"] / pin["revision"]
+        pin["config"] = memory_traits(json.loads((published / "config.json").read_text()))
+    return pin
 
 
 def remove(settings: Settings) -> None:

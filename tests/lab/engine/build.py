@@ -80,7 +80,7 @@ def build(out: Path) -> None:
     symbols, libraries = elf.stub_torch_cuda(lib), elf.stub_cuda_libraries(lib)
     say(f"engine: {symbols} symbols and {len(libraries)} libraries stubbed")
     site.strip(place)
-    site.mend_metadata(place, HERE / "avx2_plugin.py")
+    site.mend_metadata(place, HERE / "linear_plugin.py")
     _furnish(root)
     # halves the start time. Byte code that does not look at times, for the layer's are all alike. A few files
     # are templates and no valid Python, hence no check of the exit code

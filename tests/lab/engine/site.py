@@ -99,4 +99,4 @@ def mend_metadata(site: Path, plugin: Path) -> None:
     shutil.copy(plugin, site)
     (info := site / f"{plugin.stem}-1.dist-info").mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {plugin.stem}\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(f"[vllm.general_plugins]\navx2 = {plugin.stem}:register\n")
+    (info / "entry_points.txt").write_text(f"[vllm.general_plugins]\nlinear = {plugin.stem}:register\n")

@@ -52,13 +52,24 @@ CATALOG: dict[str, dict[str, Any]] = {
             "voice": "heart",
             "package": "hibari-tts",
             "licence": "Apache-2.0",
+            "memory_mb": 512,
         },
     },
 }
 PINS: dict[str, dict[str, Any]] = {
     "images": {"engine": {"digest": DIGEST}},
     "models": {
-        "chat": {"revision": REVISION, "files": {"config.json": _SMALL, "model.safetensors": _LARGE}},
+        "chat": {
+            "revision": REVISION,
+            "files": {"config.json": _SMALL, "model.safetensors": _LARGE},
+            "config": {
+                "hidden_size": 4096,
+                "max_position_embeddings": 32768,
+                "num_attention_heads": 32,
+                "num_hidden_layers": 32,
+                "num_key_value_heads": 8,
+            },
+        },
         "ears": {"revision": "b" * 40, "files": {"config.json": _SMALL, "model.bin": _LARGE}},
     },
 }

@@ -69,6 +69,7 @@ def test_llama3_has_mistrals_files_but_no_tokenizer_model() -> None:
         ("models/ears/files", [], "catalog.models.ears.files is []"),
         ("models/ears/presets", {}, "catalog.models.ears.presets is not known"),
         ("models/mouth/voice", ..., "catalog.models.mouth.voice is missing"),
+        ("models/mouth/memory_mb", 0.5, "a whole number of MiB above 0"),
     ],
 )
 def test_malformed_entry_is_refused(catalog: dict[str, Any], path: str, value: Any, said: str) -> None:

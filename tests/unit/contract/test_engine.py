@@ -8,6 +8,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 
 from plugins.filter.engine import (
+    chosen_flags,
     disk_needs,
     flag_findings,
     model_path,
@@ -23,8 +24,12 @@ MISTRAL = {"name": "mistral-7b", "revision": REVISION, **real_catalog()["models"
 IMAGE = {"name": "engine", "ref": "nvcr.io/nvidia/vllm@sha256:" + "1" * 64, "size_gb": 14.1}
 
 
+def argv_of(preset: str, extra: dict[str, Any]) -> list[str]:
+    return vllm_argv(MISTRAL, chosen_flags(MISTRAL, preset, extra))
+
+
 def test_the_seed_preset_is_the_tutorials_command() -> None:
-    assert vllm_argv(MISTRAL, "seed", {}) == SEED.split()
+    assert argv_of("seed", {}) == SEED.split()
 
 
 @pytest.mark.parametrize(
@@ -38,11 +43,11 @@ def test_the_seed_preset_is_the_tutorials_command() -> None:
     ],
 )
 def test_a_new_flag_is_one_key(extra: dict[str, Any], added: list[str]) -> None:
-    assert vllm_argv(MISTRAL, "seed", extra) == SEED.split() + added
+    assert argv_of("seed", extra) == SEED.split() + added
 
 
 def test_a_flag_over_the_preset_keeps_its_place() -> None:
-    argv = vllm_argv(MISTRAL, "seed", {"quantization": None, "gpu-memory-utilization": 0.2})
+    argv = argv_of("seed", {"quantization": None, "gpu-memory-utilization": 0.2})
     assert argv == [
         "vllm",
         "serve",
@@ -79,9 +84,9 @@ def test_a_key_is_not_shown() -> None:
 
 def test_unknown_preset_or_flag_is_refused() -> None:
     with pytest.raises(AnsibleFilterError, match="set vllm_preset to one of: seed"):
-        vllm_argv(MISTRAL, "sede", {})
+        argv_of("sede", {})
     with pytest.raises(AnsibleFilterError, match="vllm_args has model"):
-        vllm_argv(MISTRAL, "seed", {"model": "x"})
+        argv_of("seed", {"model": "x"})
 
 
 def test_labels_change_with_what_runs() -> None:

@@ -53,6 +53,11 @@ def test_sound_pins_pass(pins: Pins, catalog: Pins) -> None:
         ("models/chat/files/model.safetensors", {"size": "1", "sha256": "d" * 64}, "size: bytes"),
         ("models/chat/files/model.safetensors", {"size": 1, "sha256": "d" * 63}, "64 hex digits"),
         ("models/chat/files/modeling.py", {"size": 1, "git_oid": "c" * 40}, "never *.py"),
+        ("models/chat/config", None, "models.chat.config is None"),
+        ("models/chat/config", ["hidden_size"], "models.chat.config is ['hidden_size']"),
+        ("models/chat/config/hidden_size", "4096", "whole numbers above 0, out of the model's config.json"),
+        ("models/chat/config/num_hidden_layers", 0, "'num_hidden_layers': 0"),
+        ("models/chat/config/num_key_value_heads", True, "'num_key_value_heads': True"),
         ("models/chat/files/..", {"size": 1, "git_oid": "c" * 40}, "a relative path"),
         ("models/whisper", {}, "models.whisper is not in the catalogue"),
         ("models/ears", ..., "models.ears.revision is empty"),
@@ -110,6 +115,8 @@ def test_pinned_model_has_revision_and_files(pins: Pins, catalog: Pins) -> None:
     model = pinned_model(entry, pins, WHERE)
     assert model["revision"] == REVISION
     assert model["files"] == pins["models"]["chat"]["files"]
+    assert model["config"] == pins["models"]["chat"]["config"]
+    assert "config" not in pinned_model(entry, change(pins, "models/chat/config", ...), WHERE)
     with pytest.raises(AnsibleFilterError, match=r"'main'\. Rule: 40 hex digits"):
         pinned_model(entry, change(pins, "models/chat/revision", "main"), WHERE)
 
@@ -119,13 +126,23 @@ def test_only_empty_pins_are_resolved(pins: Pins, catalog: Pins) -> None:
     assert images_to_pin(pins, catalog, ["engine"], True) == ["engine"]
     assert models_to_pin(pins, catalog, ["chat", "ears", "mouth"], False) == []
     asked = models_to_pin(pins, catalog, ["chat", "mouth"], True)
-    assert asked == [{"name": "chat", "repository": "Some/Chat-GPTQ", "revision": "main"}]
+    assert asked == [{"name": "chat", "repository": "Some/Chat-GPTQ", "revision": "main", "config": True}]
+    (ears,) = models_to_pin(pins, catalog, ["ears"], True)
+    assert ears["config"] is False
 
 
 def test_a_revision_typed_by_hand_gets_its_files(pins: Pins, catalog: Pins) -> None:
     change(pins, "models/chat/files", {})
     (asked,) = models_to_pin(pins, catalog, ["chat"], False)
     assert asked["revision"] == REVISION
+
+
+def test_an_older_pin_is_asked_for_its_config_and_stays_at_its_revision(pins: Pins, catalog: Pins) -> None:
+    change(pins, "models/chat/config", ...)
+    (asked,) = models_to_pin(pins, catalog, ["chat", "ears"], False)
+    assert (asked["revision"], asked["config"]) == (REVISION, True)
+    change(pins, "models/chat/config", {})  # asked before: this model's config.json does not tell
+    assert models_to_pin(pins, catalog, ["chat", "ears"], False) == []
 
 
 LISTING = {
@@ -137,8 +154,10 @@ LISTING = {
 
 
 def test_only_what_the_entry_needs_is_pinned(pins: Pins, catalog: Pins) -> None:
-    snapshot = {"revision": "e" * 40, "files": LISTING}
+    shape = {"num_hidden_layers": 2}
+    snapshot = {"revision": "e" * 40, "files": LISTING, "config": shape}
     result = updated_pins(pins, catalog, {"other": DIGEST}, {"chat": snapshot})
+    assert result["models"]["chat"]["config"] == shape
     assert set(result["models"]["chat"]["files"]) == {"config.json", "model.safetensors"}
     assert result["models"]["ears"] == pins["models"]["ears"]
     assert result["images"] == {"engine": {"digest": DIGEST}, "other": {"digest": DIGEST}}
@@ -161,7 +180,10 @@ def test_what_is_written_is_what_is_read(pins: Pins, catalog: Pins) -> None:
     text = render_pins(pins, WHERE)
     assert parse_pins(text, WHERE) == pins
     assert yaml.safe_load(text) == pins
-    empty: Pins = {"images": {}, "models": {"chat": {"revision": "", "files": {}}}}
+    empty: Pins = {
+        "images": {},
+        "models": {"chat": {"revision": "", "files": {}}, "dim": {"revision": "", "files": {}, "config": {}}},
+    }
     assert parse_pins(render_pins(empty, WHERE), WHERE) == empty
 
 

@@ -17,15 +17,21 @@ from tests.unit.contract.test_catalog import real_catalog
 
 Play = Callable[..., Run]
 CHOSEN = ("mistral-7b", "whisper-base")
+SHAPE = {
+    "hidden_size": 4096,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+}
 
 
 def sound_pins() -> dict[str, Any]:
     models = real_catalog()["models"]
     files = {name: {n: {"size": 1, "git_oid": "c" * 40} for n in models[name]["files"]} for name in CHOSEN}
-    return {
-        "images": {"vllm-25.11": {"digest": DIGEST}},
-        "models": {name: {"revision": REVISION, "files": files[name]} for name in CHOSEN},
-    }
+    pins: dict[str, Any] = {name: {"revision": REVISION, "files": files[name]} for name in CHOSEN}
+    pins["mistral-7b"]["config"] = dict(SHAPE)
+    return {"images": {"vllm-25.11": {"digest": DIGEST}}, "models": pins}
 
 
 def inventory(folder: Path, hosts: dict[str, dict[str, Any]], pins: dict[str, Any] | None) -> Path:
@@ -162,25 +168,41 @@ def test_a_value_that_cannot_be_computed_is_reported_once_by_its_cause(play: Pla
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does when asked for a model's commit and files."""
+    """Answers as the hub does when asked for a model's commit and files, or for its config.json."""
 
     revision = "e" * 40
 
+    def do_HEAD(self) -> None:
+        """As GET, without the body."""
+        self.do_GET()
+
     def do_GET(self) -> None:
-        """One repository, whatever its name."""
+        """Any repository of the catalogue; at a commit, that commit."""
+        if self.path.endswith("/config.json"):
+            commit = self.path.split("/resolve/")[1].split("/")[0]
+            named = {"ETag": f'"{"f" * 40}"', "X-Repo-Commit": commit}
+            return self.answer(200, {**SHAPE, "architectures": ["MistralForCausalLM"]}, named)
+        asked = self.path.split("/revision/")[1].split("?")[0]
         token = self.headers.get("Authorization", "")
         name = self.path.split("/revision/")[0].removeprefix("/api/models/")
         entry = next((m for m in real_catalog()["models"].values() if m.get("repository") == name), None)
         files = [] if entry is None else [*entry["files"], "README.md", "modeling.py"]
         listing = [{"rfilename": file, "size": 7, "blobId": "f" * 40} for file in files]
         found = entry is not None and token in ("", "Bearer sesame")
-        body = json.dumps({"id": name, "sha": self.revision, "siblings": listing} if found else {}).encode()
-        self.send_response(200 if found else 404)
-        if not found:
-            self.send_header("X-Error-Code", "RepoNotFound")
-        self.send_header("Content-Length", str(len(body)))
+        commit = asked if len(asked) == 40 else self.revision
+        if found:
+            return self.answer(200, {"id": name, "sha": commit, "siblings": listing}, {})
+        return self.answer(404, {}, {"X-Error-Code": "RepoNotFound"})
+
+    def answer(self, status: int, document: dict[str, Any], headers: dict[str, str]) -> None:
+        """Send JSON."""
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command == "GET":
+            self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -215,6 +237,19 @@ def test_pinning_fills_what_is_empty_and_keeps_the_rest(play: Play, tmp_path: Pa
     assert now["models"]["mistral-7b"] == pins["models"]["mistral-7b"]
     assert now["models"]["whisper-base"]["revision"] == "e" * 40
     assert set(now["models"]["whisper-base"]["files"]) == set(models["whisper-base"]["files"])
+
+
+def test_pinning_adds_the_shape_to_an_older_pin_at_its_revision(play: Play, tmp_path: Path, hub: str) -> None:
+    pins = sound_pins()
+    del pins["models"]["mistral-7b"]["config"]
+    folder = inventory(tmp_path, {"one": {"model_store_endpoint": hub}}, pins)
+    run = play("playbooks/pin.yml", folder)
+    assert run.code == 0, run.text
+    now = parse_pins((folder / "pins.yml").read_text(), "here")["models"]["mistral-7b"]
+    assert now["revision"] == REVISION
+    assert now["config"] == SHAPE  # cut down to what the plan needs
+    assert now["files"].keys() == pins["models"]["mistral-7b"]["files"].keys()
+    assert play("playbooks/pin.yml", folder).changed() == 0
 
 
 def test_an_unreadable_repository_is_named(play: Play, tmp_path: Path, hub: str) -> None:

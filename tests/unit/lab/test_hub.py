@@ -19,6 +19,7 @@ MIB = 1 << 20
 CLIENT_BLOCK = 10 * MIB  # hf writes no smaller part of a file whose connection ends
 LARGE = 2 * CLIENT_BLOCK + MIB
 Hf = Callable[..., subprocess.CompletedProcess[str]]
+Command = Callable[..., tuple[list[str], dict[str, str]]]
 
 
 def repository(root: Path, name: str, *revisions: str) -> Path:
@@ -46,7 +47,7 @@ def hub(tmp_path: Path) -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def command(hub: HubServer, tmp_path: Path) -> Callable[..., tuple[list[str], dict[str, str]]]:
+def command(hub: HubServer, tmp_path: Path) -> Command:
     """The argv and the environment of a download into tmp_path/out."""
 
     def build(name: str = "owner/model", *options: str, token: str = "") -> tuple[list[str], dict[str, str]]:
@@ -60,7 +61,7 @@ def command(hub: HubServer, tmp_path: Path) -> Callable[..., tuple[list[str], di
 
 
 @pytest.fixture
-def hf(command: Callable[..., tuple[list[str], dict[str, str]]]) -> Hf:
+def hf(command: Command) -> Hf:
     """Downloads, and waits for the end."""
 
     def run(name: str = "owner/model", *options: str, token: str = "") -> subprocess.CompletedProcess[str]:
@@ -124,9 +125,7 @@ def test_a_flipped_byte_arrives_and_hf_reports_success(hub: HubServer, hf: Hf, t
     assert same(tmp_path / "out/config.json", origin / "config.json")
 
 
-def test_503_is_asked_again_until_it_ends(
-    hub: HubServer, command: Callable[..., tuple[list[str], dict[str, str]]], tmp_path: Path
-) -> None:
+def test_503_is_asked_again_until_it_ends(hub: HubServer, command: Command, tmp_path: Path) -> None:
     weights = hub.hub.root / "owner/model" / OLD / "model.safetensors"
     hub.faults(status=503)
     argv, env = command("owner/model", "model.safetensors", "--revision", OLD)
@@ -164,6 +163,15 @@ def test_the_token_opens_a_gated_repository(hf: Hf, tmp_path: Path) -> None:
     done = hf("owner/gated", "config.json", "--revision", OLD, token="good")
     assert done.returncode == 0, done.stderr
     assert OLD in (tmp_path / "out/config.json").read_text()
+
+
+def test_a_token_is_accepted_on_order_and_its_fate_recorded(hub: HubServer, hf: Hf) -> None:
+    assert hf("owner/gated", "config.json", "--revision", OLD, token="later").returncode == 1
+    hub.faults(accept_token="later")
+    assert hf("owner/gated", "config.json", "--revision", OLD, token="later").returncode == 0
+    fates = [r["token"] for r in hub.requests]
+    assert fates[0] == "refused" and fates[-1] == "accepted"
+    assert "later" not in str(hub.requests)
 
 
 def test_an_unknown_fault_is_refused_and_none_ordered(hub: HubServer) -> None:

@@ -59,7 +59,7 @@ def params(answers: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "container": "no-such-container", "image": "r/i@sha256:0", "argv": [], "labels": {},
             "min_cuda": "13.0",
             "engine_url": url, "served_name": "/models/mistral-7b", "prompt": "Explain", "max_tokens": 8,
-            "voicebot_url": url, "voicebot": "/no/voicebot", "max_word_error_rate": 0.1, "timeout": 10,
+            "service_url": url, "service": "/no/voicebot", "max_word_error_rate": 0.1, "timeout": 10,
         }  # fmt: skip
         server.shutdown()
 
@@ -111,7 +111,7 @@ def test_wrong_answers_fail_with_rule_and_remedy(
 
 
 def test_nobody_listening(params: dict[str, Any]) -> None:
-    params |= {"engine_url": "http://127.0.0.1:9", "voicebot_url": "http://127.0.0.1:9"}
+    params |= {"engine_url": "http://127.0.0.1:9", "service_url": "http://127.0.0.1:9"}
     found = results(params)
     assert not any(check["ok"] for name, check in found.items() if name.startswith(("engine", "voicebot")))
     assert "systemctl status vllm" in found["engine /health"]["detail"]
@@ -129,7 +129,7 @@ def test_a_turn_that_is_misheard_or_mute(
     told = json.dumps(turn | {"metrics": {}})
     command.write_text(f"#!/bin/sh\nfor last; do :; done\nprintf %s '{told}' > \"$last\"\n")
     command.chmod(0o755)
-    found = results(params | {"voicebot": str(command)})["spoken question"]
+    found = results(params | {"service": str(command)})["spoken question"]
     assert not found["ok"] and said in found["detail"]
 
 
@@ -143,7 +143,7 @@ def test_models_table_and_report() -> None:
     )
     assert [check["ok"] for check in checks] == [True, False, False]
     assert "model.bin" in checks[1]["detail"] and checks[2]["detail"] == "No such store."
-    table = smoke_table(checks, "spark-a")
+    table = smoke_table(checks, "spark-a").splitlines()
     assert table[0] == "spark-a: 1 of 3 checks passed"
     assert [line[:4] for line in table[1:]] == ["ok  ", "FAIL", "FAIL"]
     assert smoke_report({"a": checks[:1]}, ["a"])["ok"]

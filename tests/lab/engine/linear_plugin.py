@@ -1,8 +1,8 @@
-"""Plugin for vLLM 0.11 on x86 CPUs without AVX-512: linear layers (4-bit GPTQ too) in float32 by torch.
+"""Plugin for vLLM 0.11 on x86 CPUs: linear layers (4-bit GPTQ too) in float32 by torch.
 
-There vLLM's CPU build takes IPEX's slow reference path. Only the matrix product is replaced: scheduler,
-loader, API server, sampler, attention, flags and tokenizer stay vLLM's own. Runs inside the engine image,
-found by its entry point.
+vLLM's CPU build takes IPEX's reference path for them, four times slower with AVX-512 and worse without. Only the
+matrix product is replaced: scheduler, loader, API server, sampler, attention, flags and tokenizer stay vLLM's own.
+Runs inside the engine image, found by its entry point.
 """
 
 from __future__ import annotations
@@ -59,8 +59,6 @@ def _apply(self: Any, layer: Any, x: Any, bias: Any = None) -> Any:
 
 def register() -> None:
     """Called by vLLM in each of its processes."""
-    if torch.cpu._is_avx512_supported():
-        return
     from vllm.model_executor.layers import linear as linears  # type: ignore[import-not-found,unused-ignore]
     from vllm.model_executor.layers import utils, vocab_parallel_embedding
     from vllm.model_executor.layers.quantization.ipex_quant import (  # type: ignore[import-not-found,unused-ignore]
