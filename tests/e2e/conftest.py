@@ -24,8 +24,8 @@ def lab() -> Lab:
 @pytest.fixture(scope="session")
 def spark(lab: Lab) -> str:
     """Name of a host that answers; site.yml is run only when its engine or its service is not up."""
-    state = lab.ssh("spark1", ["systemctl", "is-active", "vllm", "voicebot"], check=False)
-    if state.stdout.split() != ["active", "active"]:
+    state = lab.ssh("spark1", ["systemctl", "is-active", "vllm", "vllm-guard", "voicebot"], check=False)
+    if state.stdout.split() != ["active"] * 3:
         run = play("site.yml", timeout=1500)
         assert run.code == 0, run.output[-4000:]
     return "spark1"
