@@ -47,8 +47,9 @@ ALTERATIONS = {
 def test_each_alteration_is_reported_and_repaired_alone(
     sh: Sh, record_property: Callable[[str, object], None]
 ) -> None:
+    assert play("site.yml").code == 0
     clean = play("site.yml")
-    assert clean.code == 0 and clean.changed() == [], clean.output[-4000:]
+    assert clean.code == 0 and clean.changed() == [], (clean.changed(), clean.output[-4000:])
     record_property("site_no_change_tasks", clean.record["hosts"]["spark1"]["tasks"])
     for name, (line, words) in ALTERATIONS.items():
         sh(line)

@@ -42,13 +42,16 @@ def test_a_service_starts_is_found_and_stops(service: Service, tmp_path: Path) -
 
 
 def test_a_foreign_process_behind_a_stale_pid_file_is_left_alone(service: Service) -> None:
-    with subprocess.Popen(SLEEP) as foreign:
-        service.pid_file.parent.mkdir()
-        service.pid_file.write_text(str(foreign.pid))
+    foreign = subprocess.Popen(SLEEP)
+    service.pid_file.parent.mkdir()
+    service.pid_file.write_text(str(foreign.pid))
+    try:
         assert service.pid is None
         assert service.stop() is False
         assert foreign.poll() is None
+    finally:
         foreign.kill()
+        foreign.wait()
     assert not service.pid_file.exists()
 
 
