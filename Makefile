@@ -40,6 +40,7 @@ lint: setup
 	ansible-lint
 
 unit: setup
+	.venv/bin/python -m tests.lab deps
 	$(PYTEST) tests/unit tests/lab -m "not lab and not long" --report reports/unit.json
 
 molecule: lab

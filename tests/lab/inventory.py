@@ -23,7 +23,7 @@ from tests.lab.settings import (
 )
 
 ENGINE_KEY = "lab-vllm"  # of the catalogue's images
-MOST_HOSTS = 200
+MOST_HOSTS = 99
 HEADER = "# Written by playbooks/lab.yml for the lab of this clone; not committed.\n---\n"
 
 

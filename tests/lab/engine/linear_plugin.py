@@ -1,8 +1,8 @@
 """Plugin for vLLM 0.11 on x86 CPUs: linear layers (4-bit GPTQ too) in float32 by torch.
 
-vLLM's CPU build takes IPEX's reference path for them, four times slower with AVX-512 and worse without. Only the
-matrix product is replaced: scheduler, loader, API server, sampler, attention, flags and tokenizer stay vLLM's own.
-Runs inside the engine image, found by its entry point.
+vLLM's CPU build takes IPEX's reference path for them, four times slower with AVX-512 and worse without. Only
+the matrix product is replaced: scheduler, loader, API server, sampler, attention, flags and tokenizer stay
+vLLM's own. Runs inside the engine image, found by its entry point.
 """
 
 from __future__ import annotations

@@ -134,14 +134,17 @@ def test_a_turn_that_is_misheard_or_mute(
 
 
 def test_models_table_and_report() -> None:
+    files: dict[str, Any] = {"a": {}, "b": {}, "model.bin": {}}
     checks = smoke_model_checks(
         [
-            {"__smoke_model": {"name": "good"}, "wrong": [], "hashed": ["a", "b"]},
-            {"__smoke_model": {"name": "bad"}, "wrong": ["model.bin"], "hashed": []},
-            {"__smoke_model": {"name": "gone"}, "failed": True, "msg": "No such store."},
+            {"__smoke_model": {"name": "good", "files": files}, "wrong": [], "hashed": ["a", "b"]},
+            {"__smoke_model": {"name": "bad", "files": files}, "wrong": ["model.bin"], "hashed": []},
+            {"__smoke_model": {"name": "gone", "files": files}, "failed": True, "msg": "No such store."},
         ]
     )
     assert [check["ok"] for check in checks] == [True, False, False]
+    assert checks[0]["detail"] == "3 files as pinned, 2 read"
+    assert checks[0]["figures"] == {"files": 3, "hashed": 2}
     assert "model.bin" in checks[1]["detail"] and checks[2]["detail"] == "No such store."
     table = smoke_table(checks, "spark-a").splitlines()
     assert table[0] == "spark-a: 1 of 3 checks passed"
