@@ -62,7 +62,7 @@ lock:
 
 clean:
 	if [ -d .lab ] && [ -x .venv/bin/ansible-playbook ]; then ansible-playbook playbooks/lab.yml -e lab_state=absent; fi
-	rm -rf .venv .lab .ansible .molecule reports build dist out .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .lab .ansible .molecule .hypothesis reports build dist out .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 purge: clean
