@@ -75,7 +75,8 @@ def _run(argv: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
 
 
 def _told(done: subprocess.CompletedProcess[str]) -> str:
-    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    lines = [line for line in said if line.strip() and "--help" not in line]  # docker ends with a hint
     return f"`{done.args[0]}` ended with {done.returncode}: {lines[-1] if lines else 'no output'}."
 
 
@@ -235,14 +236,7 @@ def probe(params: Mapping[str, Any]) -> list[dict[str, Any]]:
             ok = True
         except Failed as failed:
             detail, ok = str(failed), False
-        except (
-            subprocess.TimeoutExpired,
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-        ) as error:
+        except _UNEXPECTED as error:
             rule = f"an answer of the known form within {params['timeout']} s."
             detail, ok = str(Failed(f"{type(error).__name__}: {error}.", rule, "see that part's log.")), False
         results.append({"name": name, "ok": ok, "detail": detail, "figures": figures})

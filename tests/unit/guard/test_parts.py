@@ -116,6 +116,7 @@ def test_endless_lines_are_cut() -> None:
 
 
 def test_a_stopped_process_is_seen_with_its_tree() -> None:
+    # the child only has to be there: it is killed below, long before its minute is over
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
         try:
             subprocess.run(["kill", "-STOP", str(child.pid)], check=True)
@@ -130,6 +131,7 @@ def test_a_stopped_process_is_seen_with_its_tree() -> None:
 
 
 def test_processor_time_is_that_of_the_descendants() -> None:
+    # the parent idles, its child burns; both are killed below
     burn = "import subprocess, sys, time\n"
     burn += "subprocess.Popen([sys.executable, '-c', 'while True: pass']); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", burn], start_new_session=True) as parent:

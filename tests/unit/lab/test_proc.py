@@ -15,6 +15,7 @@ import pytest
 from tests.lab.proc import Service, locked, remove_tree, run, say, wait_for
 from tests.lab.settings import LabError
 
+# Processes that only have to be there; each is killed by its test, nobody waits for the minute.
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
