@@ -78,7 +78,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                     f"{host} is out of reach ({error.message}); {name} is still being fetched there."
                 )
                 self._connection.reset()
-                time.sleep(EVERY)
+                time.sleep(FIRST)
                 continue
             if not state.get("running"):
                 return state

@@ -117,8 +117,8 @@ class Snapshot:
         free, reserve = shutil.disk_usage(place).free, self.options["reserve_gb"] * GB
         if need + reserve > free:
             raise Refused(
-                f"{self.name} needs {need / GB:.2f} GB more below {self.root}, where {free / GB:.2f} GB are "
-                f"free and {reserve / GB:.2f} GB stay so (model_store_reserve_gb). Rule: the whole model fits. "
+                f"{self.name} needs {need / GB:.2f} GB more below {self.root}; {free / GB:.2f} GB are free, "
+                f"of which {reserve / GB:.2f} GB stay so (model_store_reserve_gb). Rule: the model fits. "
                 "Remedy: free space there, set model_store_root to a larger disk, or choose a smaller model."
             )
 
