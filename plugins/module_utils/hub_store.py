@@ -69,11 +69,10 @@ class Snapshot:
                     found.append(name)
         return found
 
-    def extra(self) -> list[str]:
-        """List what is in the served directory and not in the pin."""
+    def strangers(self, directory: Path) -> list[Path]:
+        """List what is in a directory and not in the pin, outer directories first."""
         wanted = set(self.files) | {str(parent) for name in self.files for parent in Path(name).parents}
-        found = (str(place.relative_to(self.path)) for place in self.path.rglob("*"))
-        return sorted(name for name in found if name not in wanted)
+        return sorted(p for p in directory.rglob("*") if str(p.relative_to(directory)) not in wanted)
 
     def unreadable(self) -> list[Path]:
         """List files and directories that engine and service could not read, or others could write."""
@@ -85,19 +84,13 @@ class Snapshot:
         """List what no download goes on with: of other revisions, models that are not kept, other files."""
         if not self.partial.is_dir():
             return []
-        kept = [re.escape(name) for name in self.options["keep"] if name != self.name]
-        others = re.compile(rf"({'|'.join(kept)})-[0-9a-f]{{40}}") if kept else None
-        mine = re.compile(rf"{re.escape(self.name)}-[0-9a-f]{{40}}")
-        found = []
+        found, keep = [], self.options["keep"]
         for place in self.partial.iterdir():
-            if not self.options["keep"]:
-                stays = not mine.fullmatch(place.name)
-            else:
-                stays = bool(others and others.fullmatch(place.name))
-            if not stays and place != self.staging:
+            staging = re.fullmatch(r"(.+)-[0-9a-f]{40}", place.name)
+            of = staging[1] if staging else ""
+            if place != self.staging and (of == self.name or (keep and of not in keep)):
                 found.append(place)
-        staged = (p for p in self.staging.rglob("*") if not p.is_dir()) if self.staging.is_dir() else ()
-        return found + [p for p in staged if str(p.relative_to(self.staging)) not in self.files]
+        return found + self.strangers(self.staging)
 
     def candidates(self, name: str) -> list[Path]:
         """List files below the directories to adopt from that could be this one: its path's end, its size."""
@@ -197,9 +190,9 @@ class Snapshot:
         """Compare; change nothing. `changed` tells whether anything would be."""
         record = self.record()
         wrong = self.wrong(record if self.options["verify"] == "changed" else {})
-        extra, orphans = self.extra(), self.orphans()
+        extra = [str(place.relative_to(self.path)) for place in self.strangers(self.path)]
         stale = not wrong and record != {name: self.present(name) for name in self.files}
-        removed = [*extra, *(str(place.relative_to(self.root)) for place in orphans)]
+        removed = [*extra, *(str(place.relative_to(self.root)) for place in self.orphans())]
         adoptable = {name: str(places[0]) for name in wrong if (places := self.candidates(name))}
         return {
             "path": str(self.path),
