@@ -16,12 +16,12 @@ from plugins.action.hub_snapshot import progress_line
 from tests.lab.hub import HubServer
 from tests.unit.deploy.snapshot import REVISION, ROOT, Options, hub_pin, pins, ranges, run, wait_for
 
-SIZE = 6 << 20
+SIZE = 12 << 20
 
 
 @pytest.fixture
 def slow(hub: HubServer, options: Options) -> Options:
-    """A download of three seconds."""
+    """A download of six seconds."""
     big = hub.hub.root / "owner/model" / REVISION / "model.safetensors"
     big.write_bytes(random.Random(2).randbytes(SIZE))
     hub.faults(rate=2 << 20)
