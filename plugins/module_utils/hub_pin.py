@@ -75,17 +75,15 @@ def stamp(path: Path) -> dict[str, int] | None:
 
 
 _TOKEN = (
-    "set model_store_token (ansible-vault); its account must have accepted the licence on the model's page"
+    "accept the licence at {page} with your account, and set model_store_token to a token of that account "
+    "(ansible-vault, or lookup('env'))"
 )
 _ON = "the download goes on where it stopped"
-_ADVICE = (  # what is found in an answer of the Hub or its client -> what, rule, remedy
-    (
-        r"No space left|ENOSPC|[Nn]ot enough free disk",
-        "the disk is full. Rule: the whole model fits. Remedy: free space there; " + _ON,
-    ),
+_ADVICE = (  # what is found in the Hub's answer -> what, rule, remedy
     (
         r"GatedRepo|gated repo|\b403\b",
-        "the Hub refuses access. Rule: a gated model needs a token that has access. Remedy: " + _TOKEN,
+        "the Hub refuses access to {repository}. Rule: a gated model needs a token that has access. Remedy: "
+        + _TOKEN,
     ),
     (
         r"RevisionNotFound|Revision Not Found",
@@ -101,20 +99,20 @@ _ADVICE = (  # what is found in an answer of the Hub or its client -> what, rule
         "the Hub has no such file. Rule: a pin names files that exist. Remedy: pin it anew",
     ),
     (
-        r"Connection|Max retries|Name or service|Temporary failure|[Tt]imed out|Timeout|unreachable|offline",
-        "the Hub is unreachable from this host. Rule: it answers as long as a model is missing. "
-        "Remedy: check the network, or model_store_endpoint; " + _ON,
-    ),
-    (
-        r"\b(429|5\d\d)\b|LocalEntryNotFound",
+        r"\b(429|5\d\d)\b",
         "the Hub has a fault of its own. Rule: it serves the files. Remedy: run again later; " + _ON,
     ),
+    (
+        r"Connection",
+        "the Hub is unreachable, or breaks off. Rule: it answers this host as long as a model is missing. "
+        "Remedy: check the network, a proxy, and model_store_endpoint; " + _ON,
+    ),
 )
+_UNKNOWN = "the download failed. Rule: the Hub gives what is pinned. Remedy: see what it said; " + _ON
 
 
-def explain(what: str, endpoint: str, said: str) -> str:
-    """Turn what the Hub or its client said into one message: what, rule, remedy."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    unknown = "the download failed. Rule: hf ends with 0. Remedy: see what it said; " + _ON
-    advice = next((text for pattern, text in _ADVICE if re.search(pattern, said)), unknown)
-    return f"{what} cannot be fetched from {endpoint}: {advice}. It said: {' '.join(lines[-2:])[:400]}"
+def explain(what: str, endpoint: str, said: str, repository: str) -> str:
+    """Turn what the Hub said into one message: what, rule, remedy."""
+    advice = next((text for pattern, text in _ADVICE if re.search(pattern, said)), _UNKNOWN)
+    advice = advice.format(repository=repository, page=f"{endpoint}/{repository}")
+    return f"{what} cannot be fetched from {endpoint}: {advice}. It said: {' '.join(said.split())[:400]}"

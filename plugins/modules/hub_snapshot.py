@@ -1,35 +1,26 @@
 #!/usr/bin/python3
-"""Ansible module: one pinned revision of a model, fetched from the Hub, compared with its pin, kept so."""
+"""Ansible module: one pinned revision of a model, adopted or fetched, compared with its pin, kept so."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import fcntl
-import json
 import os
-import re
-import shutil
-import signal
-import stat
-import subprocess
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.hub_pin import Refused, check_pin, digest, expected, explain, stamp
+from ansible.module_utils.hub_job import Job
+from ansible.module_utils.hub_pin import Refused, check_pin
+from ansible.module_utils.hub_store import Snapshot
 
 DOCUMENTATION = r"""
 module: hub_snapshot
-short_description: Fetch and verify one pinned revision of a model
+short_description: Have one pinned revision of a model in the store, equal to its pin
 description:
-  - Fetches the files of a pin with C(hf download) into a staging directory, compares each with the pin,
-    fetches exactly the wrong ones again, and renames the directory into place. Files of a present revision
-    that are wrong are fetched alone and replaced by rename. Nothing half-written is ever served.
-  - Needs C(hf) on the host only to fetch; otherwise the standard library alone.
+  - Adopts or fetches the files of a pin into a staging directory, each from the byte where an earlier
+    download stopped, hashed while it streams, and renames the directory into place. Files of a present
+    revision that are wrong are replaced alone, by rename. Nothing half-written is ever served.
+  - Its action plugin has a download done by a process that outlives the connection, shows its progress,
+    and attaches to one that is under way.
+  - Standard library alone, on the host's own Python.
 options:
   root: {type: path, required: true, description: The store.}
   name: {type: str, required: true, description: Name of the model in the store.}
@@ -37,10 +28,14 @@ options:
   revision: {type: str, required: true, description: Commit of 40 hexadecimal digits.}
   files: {type: dict, required: true, description: The pin; path to size and sha256, or size and git_oid.}
   gated: {type: bool, default: false, description: The repository wants a token.}
-  token: {type: str, default: "", description: Token of the Hub; goes into the child's environment alone.}
+  token: {type: str, default: "", description: Token of the Hub; stays in memory, and goes to the Hub alone.}
   endpoint: {type: str, default: "https://huggingface.co", description: Address of the Hub.}
-  hf: {type: path, default: hf, description: The Hub's command line client.}
-  tries: {type: int, default: 3, description: How often a file is fetched before it is given up.}
+  adopt: {type: list, elements: path, default: [], description: Directories to take files from that verify.}
+  keep: {type: list, elements: str, default: [], description: Models whose downloads are not swept.}
+  reserve_gb: {type: float, default: 0, description: Gigabytes that stay free on the disk.}
+  tries: {type: int, default: 6, description: Requests without progress until the Hub is given up.}
+  pause: {type: float, default: 1, description: Seconds until one is repeated; doubles each time.}
+  run: {type: path, default: /run/model-store, description: Directory of locks and states.}
   verify:
     type: str
     choices: [changed, full]
@@ -51,327 +46,85 @@ options:
     choices: [present, verified]
     default: present
     description: Make it so, or only tell what is wrong, without network and changes.
+  job:
+    type: str
+    choices: [here, start, watch]
+    default: here
+    description: Work in this process, leave a download to one of its own, or watch that one.
+  seconds: {type: float, default: 10, description: How long to watch.}
 """
 
 EXAMPLES = r"""
-- name: Fetch a model
+- name: Have a model
   hub_snapshot:
     root: /srv/models
     name: whisper-base
     repository: Systran/faster-whisper-base
     revision: "{{ revision }}"
     files: "{{ files }}"
-    hf: /opt/model-store/current/bin/hf
 """
 
 RETURN = r"""
-fetched: {type: list, returned: always, description: Files that were fetched; in check mode, that would be}
-hashed: {type: list, returned: always, description: Files that were read to the end}
 wrong: {type: list, returned: always, description: Files that were missing or differed at the start}
+fetched: {type: list, returned: always, description: Files that were fetched; in check mode, that would be}
+adopted: {type: raw, returned: always, description: Files taken over, and whence; in check mode, that may be}
+differs: {type: list, returned: always, description: Files to adopt that differ from the pin}
+received: {type: int, returned: always, description: Bytes that came over the network}
+hashed: {type: list, returned: always, description: Served files that were read to the end}
+hashed_bytes: {type: int, returned: always, description: Their bytes}
 extra: {type: list, returned: always, description: Files beside those of the pin at the start}
-removed: {type: list, returned: always, description: Extra files, and orphans of broken downloads}
+removed: {type: list, returned: always, description: Extra files, and downloads that nothing will go on with}
 path: {type: str, returned: always, description: Where the revision is served from}
 """
 
-
-class Snapshot:
-    """One revision of one model in the store."""
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.options, self.files = options, options["files"]
-        self.root, self.name = Path(options["root"]), options["name"]
-        self.endpoint = options["endpoint"].rstrip("/")
-        self.path = self.root / self.name / options["revision"]
-        self.record_path = self.path.with_name(f"{options['revision']}.json")
-        self.partial = self.root / ".partial"
-        self.staging = self.partial / f"{self.name}-{options['revision']}"
-        self.hashed: list[str] = []
-        self.fetched: list[str] = []
-
-    def record(self) -> dict[str, Any]:
-        """Read the record of the last verification; an unreadable one counts as none."""
-        try:
-            files = json.loads(self.record_path.read_text())["files"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-        return files if isinstance(files, dict) else {}
-
-    def present(self, name: str) -> dict[str, Any]:
-        """What a record says of a file as it is now, taken for right."""
-        return {**(stamp(self.path / name) or {}), "hash": expected(self.files[name])}
-
-    def wrong(self, directory: Path, names: Iterable[str], known: dict[str, Any]) -> list[str]:
-        """List the files that differ from the pin; those that are as `known` need no second reading."""
-        found = []
-        for name in names:
-            now, pin = stamp(directory / name), self.files[name]
-            if now is None or now["size"] != pin["size"]:
-                found.append(name)
-            elif known.get(name) != {**now, "hash": expected(pin)}:
-                self.hashed.append(name)
-                if digest(directory / name, pin) != expected(pin):
-                    found.append(name)
-        return found
-
-    def extra(self) -> list[str]:
-        """List what is in the served directory and not in the pin."""
-        wanted = set(self.files) | {str(parent) for name in self.files for parent in Path(name).parents}
-        found = (str(place.relative_to(self.path)) for place in self.path.rglob("*"))
-        return sorted(name for name in found if name not in wanted)
-
-    def unreadable(self) -> list[Path]:
-        """List files and directories that engine and service could not read, or others could write."""
-        files = [self.path / name for name in self.files]
-        places = {self.path.parent, self.path, *files, *(file.parent for file in files)}
-        return [place for place in places if place.exists() and not has_mode(place)]
-
-    def orphans(self) -> list[Path]:
-        """List what broken downloads of this model left that no later one will use."""
-        if not self.partial.is_dir():
-            return []
-        ours = re.compile(rf"{re.escape(self.name)}-[0-9a-f]{{40}}")
-        found = [
-            place for place in self.partial.iterdir() if ours.fullmatch(place.name) and place != self.staging
-        ]
-        hashes = {expected(pin) for pin in self.files.values()}
-        parts = self.staging.rglob("*.incomplete") if self.staging.is_dir() else []
-        return found + [place for place in parts if place.name.split(".")[-2] not in hashes]
-
-    def refuse(self, said: str) -> Refused:
-        """Say why the Hub's or its client's answer means that there is no model."""
-        what = f"{self.name} ({self.options['repository']} at {self.options['revision'][:12]})"
-        return Refused(explain(what, self.endpoint, said))
-
-    def check_reachable(self, name: str) -> None:
-        """Ask the Hub whether it would give a file; a redirection means yes."""
-        url = f"{self.endpoint}/{self.options['repository']}/resolve/{self.options['revision']}/{name}"
-        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "hub_snapshot"})
-        if self.options["token"]:
-            request.add_header("Authorization", f"Bearer {self.options['token']}")
-        try:
-            urllib.request.build_opener(StayHere).open(request, timeout=10).close()
-        except urllib.error.HTTPError as error:
-            if error.code >= 400:
-                code, text = (error.headers.get(f"X-Error-{part}", "") for part in ("Code", "Message"))
-                raise self.refuse(f"{error.code} {error.reason} {code} {text}") from None
-        except (OSError, ValueError) as error:
-            raise self.refuse(f"Connection failed: {getattr(error, 'reason', error)}") from None
-
-    def download(self, names: list[str]) -> None:
-        """Let hf fetch files into the staging directory; it goes on where an earlier run stopped."""
-        revision = ["--revision", self.options["revision"], "--local-dir", str(self.staging)]
-        command = [self.options["hf"], "download", self.options["repository"], *names, *revision]
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-        environment = {
-            **kept,
-            "HF_ENDPOINT": self.endpoint,
-            "HF_HOME": str(self.staging / ".cache/home"),  # no token and no settings of root's own
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            **({"HF_TOKEN": self.options["token"]} if self.options["token"] else {}),
-        }
-        try:
-            done = subprocess.run(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, text=True, errors="replace", preexec_fn=die_with_parent,
-            )  # fmt: skip
-        except OSError as error:
-            raise Refused(
-                f"{command[0]} cannot be run: {error.strerror}. Rule: the Hub's client is installed. "
-                "Remedy: run the role model_store as a whole."
-            ) from error
-        # hf ends with 0, too, when the Hub refuses and the directory is not empty
-        if done.returncode or any(stamp(self.staging / name) is None for name in names):
-            raise self.refuse(done.stdout)
-
-    def check_disk(self, names: Iterable[str]) -> None:
-        """Refuse what the disk cannot take."""
-        there = sum(place.stat().st_size for place in self.staging.rglob("*") if place.is_file())
-        need = sum(self.files[name]["size"] for name in names) - there
-        free = shutil.disk_usage(self.staging).free
-        if need > free:
-            raise Refused(
-                f"{self.name} needs {need / 1e9:.2f} GB more below {self.root}; {free / 1e9:.2f} GB free. "
-                "Rule: the whole model fits. Remedy: free space there, or choose a smaller model."
-            )
-
-    def stage(self, names: list[str]) -> None:
-        """Have the named files staged as the pin says; fetch again exactly the wrong ones."""
-        (self.staging / ".cache").mkdir(parents=True, exist_ok=True)
-        self.check_disk(names)
-        wrong = self.wrong(self.staging, names, {})  # an earlier run may have ended between two files
-        for _ in range(self.options["tries"]):
-            if wrong:
-                self.discard(wrong)
-                self.check_reachable(wrong[0])
-                self.download(wrong)
-                self.fetched += wrong
-                wrong = self.wrong(self.staging, wrong, {})
-        if wrong:
-            self.discard(wrong)
-            raise Refused(
-                f"{', '.join(wrong)} of {self.name} differ from the pin after {self.options['tries']} tries. "
-                "Rule: size and hash equal the pin's. Remedy: see what lies between this host and "
-                f"{self.endpoint} (proxy, mirror); if the pin is wrong, pin it anew."
-            )
-
-    def discard(self, names: Iterable[str]) -> None:
-        """Remove staged files that are wrong: hf takes a file that is there for right."""
-        for name in names:
-            (self.staging / name).unlink(missing_ok=True)
-
-    def serve(self, names: list[str]) -> None:
-        """Put what is staged where it is served from: a new revision by one rename, else each file by one."""
-        shutil.rmtree(self.staging / ".cache", ignore_errors=True)
-        for place in [self.staging, *self.staging.rglob("*")]:
-            settle(place)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.is_dir():
-            self.staging.rename(self.path)
-            return
-        for name in names:
-            target = self.path / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.is_dir() and not target.is_symlink():
-                remove(target)
-            (self.staging / name).replace(target)
-        remove(self.staging)
-
-    def write_record(self) -> None:
-        """Note what was verified, so that it need not be read again."""
-        record = {key: self.options[key] for key in ("repository", "revision")}
-        aside = self.record_path.with_suffix(".new")
-        aside.write_text(
-            json.dumps({**record, "files": {n: self.present(n) for n in self.files}}, indent=1) + "\n"
-        )
-        aside.replace(self.record_path)
-
-    def run(self, check: bool) -> dict[str, Any]:
-        """Compare; then, unless only that is asked for, make it so."""
-        record = self.record()
-        wrong = self.wrong(self.path, self.files, record if self.options["verify"] == "changed" else {})
-        extra, orphans, unreadable = self.extra(), self.orphans(), self.unreadable()
-        stale = not wrong and record != {name: self.present(name) for name in self.files}
-        removed = [*extra, *(str(place.relative_to(self.root)) for place in orphans)]
-        result = {
-            "path": str(self.path),
-            "changed": self.options["state"] == "present" and bool(wrong or removed or unreadable or stale),
-            "wrong": wrong,
-            "extra": extra,
-            "hashed": self.hashed,
-            "fetched": wrong,
-            "removed": removed,
-        }
-        if wrong and self.options["state"] == "present":
-            if self.options["gated"] and not self.options["token"]:
-                raise self.refuse(
-                    "GatedRepo: the catalogue says that it is gated, and model_store_token is empty."
-                )
-            if check:
-                self.check_reachable(wrong[0])
-        if result["changed"] and not check:
-            self.partial.mkdir(parents=True, exist_ok=True)
-            with locked(self.partial / f"{self.name}.lock"):
-                for place in [*orphans, *(self.path / name for name in extra)]:
-                    remove(place)
-                if wrong:
-                    self.stage(wrong)
-                    self.serve(wrong)
-                elif self.staging.is_dir():
-                    remove(self.staging)
-                for place in self.unreadable():
-                    place.chmod(mode_of(place))
-                self.write_record()
-            result["fetched"] = self.fetched
-        return result
+ARGUMENTS: dict[str, Any] = {
+    "root": {"type": "path", "required": True},
+    "name": {"type": "str", "required": True},
+    "repository": {"type": "str", "required": True},
+    "revision": {"type": "str", "required": True},
+    "files": {"type": "dict", "required": True},
+    "gated": {"type": "bool", "default": False},
+    "token": {"type": "str", "default": "", "no_log": True},
+    "endpoint": {"type": "str", "default": "https://huggingface.co"},
+    "adopt": {"type": "list", "elements": "path", "default": []},
+    "keep": {"type": "list", "elements": "str", "default": []},
+    "reserve_gb": {"type": "float", "default": 0},
+    "tries": {"type": "int", "default": 6},
+    "pause": {"type": "float", "default": 1},
+    "run": {"type": "path", "default": "/run/model-store"},
+    "verify": {"type": "str", "choices": ["changed", "full"], "default": "changed"},
+    "state": {"type": "str", "choices": ["present", "verified"], "default": "present"},
+    "job": {"type": "str", "choices": ["here", "start", "watch"], "default": "here"},
+    "seconds": {"type": "float", "default": 10},
+}
 
 
-class StayHere(urllib.request.HTTPRedirectHandler):
-    """Follow no redirection: the token is for the Hub, not for its content servers."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Answer with the redirection itself."""
-
-
-def mode_of(place: Path) -> int:
-    """The mode in which everyone may read the store, and only its owner may write."""
-    return 0o755 if place.is_dir() else 0o644
-
-
-def has_mode(place: Path) -> bool:
-    """Tell whether a file or directory has that mode."""
-    return stat.S_IMODE(place.stat().st_mode) == mode_of(place)
-
-
-def settle(place: Path) -> None:
-    """Have a file or directory readable, and on the disk, before it is served."""
-    place.chmod(mode_of(place))
-    handle = os.open(place, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
-
-
-def remove(place: Path) -> None:
-    """Remove a file, a link or a directory, if it is there."""
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
+def run(given: dict[str, Any], check: bool) -> dict[str, Any]:
+    """Do what the options ask for, or raise Refused."""
+    check_pin(given["name"], given["revision"], given["files"])
+    job = Job(given["run"], given["root"], given["name"])
+    result: dict[str, Any]
+    if given["job"] == "watch":
+        result = job.watch(given["seconds"])
     else:
-        place.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold off a second run: one that was interrupted at the controller may still be fetching here."""
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise Refused(
-                f"Process {file.read() or '?'} is fetching this model already. Rule: one at a time. "
-                "Remedy: wait for it, or end that process; the next run goes on where it stopped."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def die_with_parent() -> None:
-    """In the child: end when this module is killed, so that nobody writes behind the lock."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        result = Snapshot(given, job).run(check, apart=given["job"] == "start")
+    return result
 
 
 def main() -> None:
     """Run as an Ansible module."""
-    module = AnsibleModule(
-        argument_spec={
-            "root": {"type": "path", "required": True},
-            "name": {"type": "str", "required": True},
-            "repository": {"type": "str", "required": True},
-            "revision": {"type": "str", "required": True},
-            "files": {"type": "dict", "required": True},
-            "gated": {"type": "bool", "default": False},
-            "token": {"type": "str", "default": "", "no_log": True},
-            "endpoint": {"type": "str", "default": "https://huggingface.co"},
-            "hf": {"type": "path", "default": "hf"},
-            "tries": {"type": "int", "default": 3},
-            "verify": {"type": "str", "choices": ["changed", "full"], "default": "changed"},
-            "state": {"type": "str", "choices": ["present", "verified"], "default": "present"},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     os.umask(0o022)
     try:
-        check_pin(module.params["name"], module.params["revision"], module.params["files"])
-        result = Snapshot(module.params).run(module.check_mode)
+        result = run(module.params, module.check_mode)
     except Refused as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         where = module.params["root"]
         module.fail_json(msg=f"{error}. Rule: root reads and writes below {where}. Remedy: see that place.")
-    module.exit_json(**result)
+    if result.get("failed"):
+        module.fail_json(**result)
+    module.exit_json(**{"changed": False, **result})
 
 
 if __name__ == "__main__":

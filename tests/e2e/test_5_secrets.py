@@ -29,7 +29,7 @@ def test_planted_token_is_nowhere(lab: Lab, sh: Sh, tmp_path: Path) -> None:
 
     def watch() -> None:
         while not stop.is_set():
-            for argv in (["ps", "-eww", "-o", "args"], [*lab.ssh_argv("spark1"), "ps -eww -o args"]):
+            for argv in (["ps", "eww", "-A"], [*lab.ssh_argv("spark1"), "ps eww -A"]):
                 seen.append(subprocess.run(argv, capture_output=True, text=True, check=False).stdout)
             stop.wait(0.3)
 
@@ -44,11 +44,12 @@ def test_planted_token_is_nowhere(lab: Lab, sh: Sh, tmp_path: Path) -> None:
     assert run.code == 0, run.output[-4000:]
     fetched = [r for r in lab.hub_requests() if r["path"].endswith("/model.safetensors")]
     assert fetched and fetched[-1]["token"] == "accepted", "the token was used"
-    assert len(seen) > 5 and not [s for s in seen if TOKEN in s], "in a process list"
+    assert len(seen) > 5 and not [s for s in seen if TOKEN in s], "among arguments and environments"
     assert TOKEN not in run.output, "in Ansible's output"
     assert TOKEN not in sh("journalctl --no-pager -o cat")
+    assert "complete, as pinned" in sh("journalctl -t model-store --no-pager -o cat")
     found = sh(
-        f"grep -rlsF {TOKEN} /etc /srv /opt /var /home /root /tmp --exclude-dir=docker --exclude-dir=containerd",
+        f"grep -rlsF {TOKEN} /etc /srv /opt /run /var /home /root /tmp --exclude-dir=docker --exclude-dir=containerd",
         check=False,
     )
     assert found == "", f"on disk: {found}"

@@ -103,7 +103,7 @@ class Lab:
 
     @contextmanager
     def hub_faults(self, **faults: Any) -> Iterator[None]:
-        """Within the block the hub fails so: status, corrupt (paths), cut_after (bytes), rate (bytes/s)."""
+        """Within the block the hub fails so: fields of tests.lab.hub.Faults, e.g. rate (bytes/s)."""
         order_faults(self.settings.hub_root, faults)
         try:
             yield
@@ -111,7 +111,10 @@ class Lab:
             order_faults(self.settings.hub_root, {})
 
     def hub_requests(self) -> list[dict[str, Any]]:
-        """All that the hub was asked, oldest first: method, path, status, range, what came of a token."""
+        """All that the hub was asked, oldest first: method, path, status, range, what came of a token.
+
+        An answer's end is told by a second entry: method SENT, with the bytes `sent`.
+        """
         log = Path(self.facts["hub_log"]).read_text().splitlines()
         return [json.loads(line) for line in log if line.startswith("{")]
 

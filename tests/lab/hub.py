@@ -74,7 +74,13 @@ class Faults:
     status: int = 0  # every answer is this error
     corrupt: tuple[str, ...] = ()  # of these files the first byte sent is flipped
     cut_after: int = 0  # of a large file the connection ends after so many bytes, every time
+    corrupt_first: int = 0  # only in so many answers (each file); 0: in all
     rate: float = 0  # bytes a second
+    busy: int = 0  # so many answers are 503 with Retry-After
+    ignore_range: bool = False  # a Range is answered with the whole file
+    no_range: bool = False  # a Range is answered with 416
+    short: int = 0  # of a large file the Hub has so many bytes alone
+    redirect: str = ""  # files are at this address, as on a content server
     accept_token: str = ""  # besides the one it was started with
 
 
@@ -115,6 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         faults = read_faults(self.hub.root)
         if faults.status:
             return self._error(faults.status, "injected fault")
+        if sum(r["status"] == 503 for r in self.hub.requests) < faults.busy:
+            return self._json(503, {}, {"Retry-After": "0"})
         given = self._given()
         if given and given not in (self.hub.token, faults.accept_token):
             return self._error(401, "Invalid credentials in Authorization header")
@@ -201,48 +209,57 @@ class _Handler(BaseHTTPRequestHandler):
         head = {"X-Repo-Commit": revision, "Accept-Ranges": "bytes", "ETag": f'"{known.etag}"'}
         if known.lfs:
             head |= {"X-Linked-Size": str(known.size), "X-Linked-ETag": f'"{known.sha256}"'}
-        start, code = 0, 200
-        if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or ""):
+        if faults.redirect:
+            return self._json(302, {}, head | {"Location": f"{faults.redirect}{self.path}"})
+        start, code, size = 0, 200, min(known.size, faults.short or known.size)
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        if asked and not faults.ignore_range:
             start, code = int(asked[1]), 206
-            if start >= known.size:
-                return self._json(416, {}, {"Content-Range": f"bytes */{known.size}"})
-            head["Content-Range"] = f"bytes {start}-{known.size - 1}/{known.size}"
+            if start >= size or faults.no_range:
+                return self._json(416, {}, {"Content-Range": f"bytes */{size}"})
+            head["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         self.send_response(code)
-        head |= {"Content-Type": "application/octet-stream", "Content-Length": str(known.size - start)}
+        head |= {"Content-Type": "application/octet-stream", "Content-Length": str(size - start)}
         for key, value in head.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
-            self._send(
-                path, start, faults, corrupt=name in faults.corrupt, cut=faults.cut_after if known.lfs else 0
-            )
+            before = sum(r["method"] == "SENT" and r["path"].endswith(name) for r in self.hub.requests)
+            corrupt = name in faults.corrupt and not 0 < faults.corrupt_first <= before
+            self._send(path, (start, size), faults, corrupt=corrupt, cut=faults.cut_after if known.lfs else 0)
         return None
 
-    def _send(self, path: Path, start: int, faults: Faults, *, corrupt: bool, cut: int) -> None:
-        sent = 0
-        with path.open("rb") as stream:
-            stream.seek(start)
-            while block := stream.read(CHUNK):
-                if corrupt and not sent:
-                    block = bytes([block[0] ^ 255]) + block[1:]
-                self.wfile.write(block)
-                sent += len(block)
-                if faults.rate:
-                    time.sleep(len(block) / faults.rate)
-                if cut and sent >= cut:
-                    self.close_connection = True
-                    self.wfile.flush()
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    return
+    def _send(self, path: Path, span: tuple[int, int], faults: Faults, *, corrupt: bool, cut: int) -> None:
+        sent, (start, end) = 0, span
+        try:
+            with path.open("rb") as stream:
+                stream.seek(start)
+                while block := stream.read(min(CHUNK, end - start - sent)):
+                    if corrupt and not sent:
+                        block = bytes([block[0] ^ 255]) + block[1:]
+                    self.wfile.write(block)
+                    sent += len(block)
+                    if faults.rate:
+                        time.sleep(len(block) / faults.rate)
+                    if cut and sent >= cut:
+                        self.close_connection = True
+                        self.wfile.flush()
+                        self.connection.shutdown(socket.SHUT_RDWR)
+                        return
+        finally:
+            self._log("SENT", 200, sent=sent)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        path = unquote(urlsplit(self.path).path)
+        self._log(self.command, int(code))
+
+    def _log(self, method: str, status: int, **more: int) -> None:
         entry = {
-            "method": self.command,
-            "path": path,
-            "status": int(code),
+            "method": method,
+            "path": unquote(urlsplit(self.path).path),
+            "status": status,
             "range": self.headers.get("Range"),
-            "token": ("refused" if int(code) == 401 else "accepted") if self._given() else None,
+            "token": ("refused" if status == 401 else "accepted") if self._given() else None,
+            **more,
         }
         self.hub.requests.append(entry)
         if self.echo:
@@ -285,7 +302,7 @@ class HubServer:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """What was asked of it: method, path, status, range."""
+        """What was asked of it: method, path, status, range; with method SENT, an answer's bytes."""
         return self.hub.requests
 
     def faults(self, **faults: Any) -> None:

@@ -1,77 +1,17 @@
-"""Models are fetched by the real `hf` from a hub that misbehaves; what is served is what is pinned."""
+"""The store: what is served is what is pinned, whatever happened to it; nothing is read or fetched twice."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.lab.hub import HubServer, sums
-from tests.unit.deploy.snapshot import ROOT, hub_pin, run
-
-REVISION, OTHER = "a" * 40, "b" * 40
-Options = dict[str, Any]
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubServer]:
-    base = tmp_path / "hub/owner/model" / REVISION
-    base.mkdir(parents=True)
-    (base / "config.json").write_text('{"model_type": "test"}')
-    (base / "model.safetensors").write_bytes(random.Random(1).randbytes(2 << 20))
-    (base / "tokenizer.json").write_text("{}")
-    with HubServer(tmp_path / "hub", token="good", gated=frozenset({"owner/gated"})) as server:
-        yield server
-
-
-def pins(hub: HubServer) -> Options:
-    files: Options = {}
-    for path in (hub.hub.root / "owner/model" / REVISION).iterdir():
-        known = sums(path)
-        kind = {"sha256": known.sha256} if known.lfs else {"git_oid": known.git_oid}
-        files[path.name] = {"size": known.size, **kind}
-    return files
-
-
-@pytest.fixture
-def options(tmp_path: Path, hub: HubServer) -> Options:
-    return {
-        "root": str(tmp_path / "models"),
-        "name": "m",
-        "repository": "owner/model",
-        "revision": REVISION,
-        "files": pins(hub),
-        "endpoint": hub.url,
-    }
-
-
-@pytest.fixture
-def served(options: Options) -> Path:
-    """The model, fetched."""
-    return Path(run(options)["path"])
-
-
-def fetched_from(hub: HubServer) -> list[str]:
-    return [
-        r["path"].rsplit("/", 1)[1] for r in hub.requests if r["method"] == "GET" and "/resolve/" in r["path"]
-    ]
-
-
-def refusal(options: Options, **changes: Any) -> str:
-    with pytest.raises(hub_pin.Refused) as caught:
-        run({**options, **changes})
-    message = str(caught.value)
-    assert "Rule: " in message and "Remedy: " in message
-    return message
+from tests.unit.deploy.snapshot import OTHER, REVISION, ROOT, Options, fetched_from, hub_pin, refusal, run
 
 
 def flip(path: Path, at: int = 100) -> None:
@@ -135,71 +75,6 @@ def test_damage_that_leaves_no_trace_is_found_by_a_full_verification(options: Op
     assert run({**options, "verify": "full"})["fetched"] == ["model.safetensors"]
 
 
-def test_byte_flipped_in_transit_is_found_and_that_file_alone_fetched_again(
-    hub: HubServer, options: Options
-) -> None:
-    hub.faults(corrupt=["model.safetensors"])
-
-    def mend() -> None:
-        while "model.safetensors" not in fetched_from(hub):
-            time.sleep(0.01)
-        hub.faults()
-
-    mender = threading.Thread(target=mend)
-    mender.start()
-    result = run(options)
-    mender.join()
-    assert result["fetched"].count("model.safetensors") == 2 == fetched_from(hub).count("model.safetensors")
-    assert fetched_from(hub).count("config.json") == fetched_from(hub).count("tokenizer.json") == 1
-    assert not run({**options, "verify": "full"})["changed"]
-
-
-def test_a_hub_that_always_corrupts_is_given_up_and_nothing_served(hub: HubServer, options: Options) -> None:
-    hub.faults(corrupt=["tokenizer.json"])
-    assert "tokenizer.json of m differ from the pin after 3" in refusal(options)
-    assert not (Path(options["root"]) / "m").exists()
-    hub.faults()
-    hub.requests.clear()
-    assert run(options)["changed"]
-    assert fetched_from(hub) == ["tokenizer.json"], "what was right is kept"
-
-
-def test_a_killed_download_goes_on_where_it_stopped(hub: HubServer, options: Options) -> None:
-    big = hub.hub.root / "owner/model" / REVISION / "model.safetensors"
-    big.write_bytes(random.Random(2).randbytes(24 << 20))  # hf writes in pieces of 10 MB
-    options["files"] = pins(hub)
-    hub.faults(rate=8 << 20)
-    argv = [sys.executable, "-m", "tests.unit.deploy.snapshot", json.dumps(options)]
-    process = subprocess.Popen(argv, cwd=ROOT)
-    staging = Path(options["root"]) / ".partial" / f"m-{REVISION}"
-
-    def parts() -> list[Path]:
-        return [p for p in staging.rglob("*.incomplete") if p.stat().st_size > 1 << 20]
-
-    wait_for(lambda: bool(parts()))
-    with pytest.raises(hub_pin.Refused, match=f"Process {process.pid} is fetching"):
-        run(options)
-    process.kill()
-    process.wait()
-    wait_for(lambda: subprocess.run(["pgrep", "-f", str(staging)], stdout=subprocess.DEVNULL).returncode == 1)
-    size = parts()[0].stat().st_size
-    hub.faults()
-    hub.requests.clear()
-    assert run(options)["changed"]
-    ranges = [
-        r["range"] for r in hub.requests if r["method"] == "GET" and r["path"].endswith("model.safetensors")
-    ]
-    assert ranges == [f"bytes={size}-"]
-    assert not run({**options, "verify": "full"})["changed"]
-
-
-def wait_for(condition: Callable[[], bool], limit: float = 20) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_orphans_and_strangers_are_removed(hub: HubServer, options: Options, served: Path) -> None:
     partial = Path(options["root"]) / ".partial"
     old, mine, foreign = partial / f"m-{OTHER}", partial / f"m-{REVISION}", partial / f"n-{OTHER}"
@@ -233,32 +108,13 @@ def test_lost_truncated_linked_and_unreadable_files_are_restored(
     assert not run(options)["changed"]
 
 
-def test_gated_repository(hub: HubServer, options: Options) -> None:
-    (hub.hub.root / "owner/model").rename(hub.hub.root / "owner/gated")
-    gated = {**options, "repository": "owner/gated"}
-    for said_so in (True, False):  # by the catalogue, or by the hub alone
-        message = refusal(gated, gated=said_so)
-        assert "model_store_token" in message and "licence" in message
-    assert "model_store_token" in refusal(gated, token="wrong")
-    assert run({**gated, "gated": True, "token": "good"})["changed"]
-
-
-def test_what_the_hub_lacks(hub: HubServer, options: Options) -> None:
-    assert "no such revision" in refusal(options, revision=OTHER)
-    assert "no such file" in refusal(options, files={"nothing.json": {"size": 1, "git_oid": "0" * 40}})
-    assert "no such repository" in refusal(options, repository="owner/nothing")
-
-
-def test_hub_out_of_order_or_away(hub: HubServer, options: Options) -> None:
-    hub.faults(status=500)
-    assert "fault of its own" in refusal(options)
-    message = refusal(options, endpoint="http://127.0.0.1:9")
-    assert "unreachable" in message and "127.0.0.1:9" in message
-
-
 def test_full_disk_is_said_before_the_download(hub: HubServer, options: Options) -> None:
     files = {**options["files"], "model.safetensors": {"size": 1 << 60, "sha256": "0" * 64}}
-    assert "GB free" in refusal(options, files=files)
+    for check in (True, False):
+        message = refusal({**options, "files": files}, check=check)
+        assert "GB are free" in message and "model_store_root" in message
+    plenty = refusal(options, reserve_gb=1e9)
+    assert "1000000000.00 GB stay so (model_store_reserve_gb)" in plenty
     assert hub.requests == []
 
 
