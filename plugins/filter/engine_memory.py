@@ -1,4 +1,4 @@
-"""What the engine needs, asks for and may take of the host's memory: for its start gate and its container's cap."""
+"""What the engine needs, claims and may take of the host's memory: for its start gate and its container."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SYSTEM_LEAST = 4 * GIB  # never the container's: sshd, journald, Docker
 def engine_memory(plan: Mapping[str, Any], flags: Mapping[str, Any], total: int) -> dict[str, int]:
     """Bytes: {needed, claimed, cap}; needed and claimed are 0 without a plan.
 
-    needed: what the plan gives the engine, or less if its flags ask for less; a start waits until so much is available.
-    claimed: the share of all memory that vLLM itself, when it starts, insists on finding free (page cache is not free).
-    cap: the container's limit: what it may claim, graphs and host side; the system keeps 4 GiB in any case.
+    needed: what the plan gives the engine, or less if its flags ask for less; a start waits for so much.
+    claimed: the share of all memory that vLLM, when it starts, wants to find free (page cache is not free).
+    cap: the container's limit: the larger of both, graphs and host side; the system keeps 4 GiB in any case.
     """
     most = total - SYSTEM_LEAST
     if "unknown" in plan:

@@ -8,12 +8,12 @@ DOCUMENTATION = r"""
 module: installed_files
 short_description: Install small text files together, after all of them were validated
 description:
-  - Writes those that differ, each by an atomic rename, with mode 0644, owned by root. All are staged and validated
-    before the first is replaced, so a refused file changes nothing.
+  - Writes those that differ, each by an atomic rename, with mode 0644, owned by root. All are staged and
+    validated before the first is replaced, so a refused file changes nothing.
   - One task for a program of many files; a task each costs a connection each.
 options:
   files:
-    description: Absolute path of each file, and its text.
+    description: Absolute path of each file, and its text; a last newline that it lacks is added.
     type: dict
     required: true
   complete:
@@ -22,7 +22,7 @@ options:
     elements: str
     default: []
   validate:
-    description: Commands, word by word, run over the staged files; C({root}) stands for the folder they are staged in.
+    description: Commands, word by word, run over the staged files; C({root}) is the folder they are in.
     type: list
     elements: list
     default: []
@@ -36,7 +36,8 @@ EXAMPLES = r"""
       /usr/local/lib/greeter/greeter.py: "{{ lookup('ansible.builtin.file', 'greeter.py', rstrip=false) }}"
       /etc/greeter.json: "{{ greeter | to_json }}"
     complete: [/usr/local/lib/greeter]
-    validate: [[/usr/bin/python3, -B, "{root}/usr/local/lib/greeter/greeter.py", --check, "{root}/etc/greeter.json"]]
+    validate:
+      - [/usr/bin/python3, -B, "{root}/usr/local/lib/greeter/greeter.py", --check, "{root}/etc/greeter.json"]
 """
 
 RETURN = r"""
@@ -118,6 +119,7 @@ def main() -> None:
             module.fail_json(
                 msg=f"files has {name!r}. Rule: absolute paths, and a text each. Remedy: correct it."
             )
+    files = {name: text if text.endswith("\n") else f"{text}\n" for name, text in files.items()}
     with tempfile.TemporaryDirectory(dir=module.tmpdir) as root:
         stage(Path(root), files)
         # as everywhere, not in check mode: what a validator looks for may be still to come

@@ -8,11 +8,11 @@ DOCUMENTATION = r"""
 module: vllm_survey
 short_description: See units, image, model directories and engines started by hand; stop the latter on request
 description:
-  - Reads only, without Docker too, unless O(stop) asks for engines started by hand to be stopped. These are stopped, not
-    removed; their restart policy is taken away, and one that bears our container's name is renamed.
+  - Reads only, without Docker too, unless O(stop) asks for engines started by hand to be stopped. These are
+    stopped, not removed; their restart policy is taken away, one that bears our container's name is renamed.
 options:
   name: {description: The container's name., type: str, required: true}
-  labels: {description: Labels of which our container has at least one., type: list, elements: str, default: []}
+  labels: {description: Labels of which our container has some., type: list, elements: str, default: []}
   port: {description: The port on the host., type: int, required: true}
   image: {description: The image to look for., type: str, required: true}
   directories: {description: Directories to look for., type: list, elements: str, default: []}
@@ -34,7 +34,7 @@ EXAMPLES = r"""
 RETURN = r"""
 handmade: {description: "Engines started by hand: id, name, text.", type: list, returned: always}
 holders: {description: What else holds the port., type: list, returned: always}
-image: {description: "present, absent, or unknown without a Docker that answers.", type: str, returned: always}
+image: {description: "present, absent; unknown without a Docker that answers.", type: str, returned: always}
 missing: {description: Directories that are not there., type: list, returned: always}
 modules: {description: Whether the modules for Docker can work., type: bool, returned: always}
 units: {description: "ActiveState and LoadState by unit.", type: dict, returned: always}
@@ -60,7 +60,8 @@ def publishes(container: dict[str, Any], port: int) -> bool:
 
 
 def judged(container: dict[str, Any], name: str, labels: list[str], port: int) -> str:
-    """Why a container (as `docker inspect` shows it) is an engine started by hand, or `holder` of the port; or empty."""
+    """Why a container (as `docker inspect` shows it) is an engine started by hand; `holder` if it is none
+    but has the port; else empty."""
     config, called = container["Config"], container["Name"].lstrip("/")
     if called == name:
         ours = not labels or any(label in (config.get("Labels") or {}) for label in labels)

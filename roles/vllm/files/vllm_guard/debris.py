@@ -1,8 +1,9 @@
-"""What a run of the container left behind: processes still in its cgroup, shared memory that nobody holds any more.
+"""What a run of the container left behind: processes still in its cgroup, shared memory that nobody holds.
 
-With --ipc=host a killed engine's segments stay in the host's /dev/shm, and on unified memory they are lost to the next
-start. A segment is taken for the container's only if root made it under one of the names that Python, torch, NCCL and
-OpenMP use, it was last resized or written while the container ran, and no living process maps or opens it.
+With --ipc=host a killed engine's segments stay in the host's /dev/shm, and on unified memory they are lost to
+the next start. A segment is taken for the container's only if root made it under one of the names that
+Python, torch, NCCL and OpenMP use, it was last resized or written while the container ran, and no living
+process maps or opens it.
 """
 
 from __future__ import annotations

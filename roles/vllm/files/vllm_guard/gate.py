@@ -1,7 +1,8 @@
-"""python3 -m vllm_guard.gate CONFIG: before a start of the engine. Exit 0: start it; 1: not now, systemd counts it.
+"""python3 -m vllm_guard.gate CONFIG, before a start of the engine. Exit 0: start; 1: not now, it counts.
 
-A container that runs already passes at once. Else debris of its last run goes, and the start waits until the memory that
-it needs is available. If only page cache is in the way of what the engine insists on finding free, that is dropped, once.
+A container that runs already passes at once. Else debris of its last run goes, and the start waits until the
+memory that it needs is available. If only page cache is in the way of what the engine insists on finding
+free, that is dropped, once.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def wait(
     while True:
         seen = look()
         said = answer(gate, seen, dropped)
-        text = f"needs {_gib(gate.needed_bytes)}, available {_gib(seen['MemAvailable'])}, free {_gib(seen['MemFree'])}"
+        text = f"needs {_gib(gate.needed_bytes)}, available {_gib(seen['MemAvailable'])}"
+        text += f", free {_gib(seen['MemFree'])}"
         if said is Answer.PASS:
             tell_systemd(f"STATUS=memory gate passed: {text}")
             log.info("memory gate passed: %s", text)
@@ -89,10 +91,8 @@ def wait(
             told = True
         if left <= 0:
             tell_systemd(f"STATUS=memory gate refused the start: {text}")
-            log.error(
-                "memory gate refused the start: %s. Remedy: stop what takes the memory, or plan less for the engine",
-                text,
-            )
+            remedy = "stop what takes the memory, or plan less for the engine"
+            log.error("memory gate refused the start: %s. Remedy: %s", text, remedy)
             return False
         time.sleep(min(LOOK_EVERY_S, left))
 
