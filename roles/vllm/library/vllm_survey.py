@@ -37,6 +37,7 @@ holders: {description: What else holds the port., type: list, returned: always}
 image: {description: "present, absent; unknown without a Docker that answers.", type: str, returned: always}
 missing: {description: Directories that are not there., type: list, returned: always}
 modules: {description: Whether the modules for Docker can work., type: bool, returned: always}
+systemd: {description: systemd's version., type: int, returned: always}
 units: {description: "ActiveState and LoadState by unit.", type: dict, returned: always}
 """
 
@@ -126,6 +127,12 @@ class Survey:
         rc, _, said = self._docker("image", "inspect", "--format", "{{.Id}}", self.asked["image"])
         return "present" if rc == 0 else "absent" if "no such" in said.lower() else "unknown"
 
+    def systemd(self) -> int:
+        """Its version, from `systemd 255 (255.4-1ubuntu8)`."""
+        return int(
+            self.module.run_command(["systemctl", "--version"], check_rc=True)[1].split()[1].split(".")[0]
+        )
+
     def units(self) -> dict[str, dict[str, str]]:
         """What systemd knows of the units."""
         found = {}
@@ -179,6 +186,7 @@ def main() -> None:
         image=survey.image(),
         missing=[d for d in module.params["directories"] if not Path(d).is_dir()],
         modules=importlib.util.find_spec("requests") is not None,
+        systemd=survey.systemd(),
         units=survey.units(),
     )
 
