@@ -38,16 +38,23 @@ def test_every_part_passes(
 
 
 def test_broken_parts_are_named_and_no_others(lab: Lab, sh: Sh, tmp_path: Path) -> None:
+    """The engine runs, and answers, while a file of its model is corrupt: only the hashes can tell."""
     [path] = sh("ls /srv/models/whisper-base/*/vocabulary.txt").split()
+    [weights] = sh("ls /srv/models/lab-smollm2/*/model.safetensors").split()
     sh(f"cp -a {path} /tmp/kept; printf X | dd of={path} bs=1 seek=100 conv=notrunc status=none")
+    sh(f"cp -a {weights} /tmp/kept2; printf X | dd of={weights} bs=1 seek=70000 conv=notrunc status=none")
     sh("systemctl stop voicebot")
     try:
         run, checks = smoke(tmp_path / "smoke.json", smoke_max_tokens=1)
     finally:
-        sh(f"cp -a /tmp/kept {path}; rm /tmp/kept; systemctl start voicebot")
+        sh(
+            f"cp -a /tmp/kept {path}; cp -a /tmp/kept2 {weights}; rm /tmp/kept /tmp/kept2; systemctl start voicebot"
+        )
     assert run.code == 2, run.output[-4000:]
     broken = {name for name, check in checks.items() if not check["ok"]}
-    assert broken == {"model whisper-base", "voicebot /health", "spoken question"}
+    assert broken == {"model whisper-base", "model lab-smollm2", "voicebot /health", "spoken question"}
+    assert checks["completion"]["ok"]
+    assert "model.safetensors" in checks["model lab-smollm2"]["detail"]
     assert "vocabulary.txt" in checks["model whisper-base"]["detail"]
     for name in broken:
         assert "Rule:" in checks[name]["detail"] and "Remedy:" in checks[name]["detail"]

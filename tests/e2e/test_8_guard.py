@@ -13,11 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.play import play
 from tests.e2e.tunnel import Tunnel
 from tests.lab.api import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.long]  # opt-in (vllm_guard_enabled), and slow
+pytestmark = pytest.mark.lab
 Sh = Callable[..., str]
 Record = Callable[[str, object], None]
 MODEL = "/models/mistral-7b"
@@ -59,18 +58,8 @@ class Guard:
         self.wait(200, START_LIMIT)
 
 
-@pytest.fixture(scope="module")
-def guarded(sh: Sh) -> Iterator[None]:
-    """Site.yml with the guard; afterwards the host is as without it, by the README's own words."""
-    run = play("site.yml", extra={"vllm_guard_enabled": True})
-    assert run.code == 0, run.output[-4000:]
-    yield
-    sh("systemctl disable --now vllm-guard; rm -r /etc/systemd/system/vllm-guard.service /etc/vllm-guard.json "
-       "/usr/local/lib/vllm-guard /var/lib/vllm-guard; systemctl daemon-reload")  # fmt: skip
-
-
 @pytest.fixture
-def guard(lab: Lab, spark: str, sh: Sh, guarded: None) -> Iterator[Guard]:
+def guard(lab: Lab, spark: str, sh: Sh) -> Iterator[Guard]:
     with Tunnel(lab, spark, 8001) as url:
         guard = Guard(url, sh)
         guard.spent(0)
@@ -144,9 +133,11 @@ def freeze_and_recover(guard: Guard, sh: Sh, engine: str) -> tuple[float, float]
 
 
 def bare_start(guard: Guard, sh: Sh, engine: str) -> float:
-    """Seconds from the unit's start to a completion; the guard watches, says no until then, and does nothing."""
+    """Seconds from the unit's start to a completion; the guard says no until then, and does nothing: neither to an
+    engine that was stopped on purpose, nor to one that loads."""
     sh("systemctl stop vllm")
     guard.wait(503, 15)
+    assert guard.state()["state"] == "stopped"
     began = time.monotonic()
     sh("systemctl reset-failed vllm; systemctl start vllm", check=False)
     seconds = wait_for_completion(engine, began)
@@ -155,6 +146,7 @@ def bare_start(guard: Guard, sh: Sh, engine: str) -> float:
     return seconds
 
 
+@pytest.mark.long
 def test_what_a_stopped_core_looks_like(guard: Guard, sh: Sh, engine: str) -> None:
     """The premise: /health says 200 and the metrics are those of an idle engine."""
     assert complete(engine) == 200
@@ -167,6 +159,7 @@ def test_what_a_stopped_core_looks_like(guard: Guard, sh: Sh, engine: str) -> No
     assert progress(sh) == before
 
 
+@pytest.mark.long
 def test_spent_budget_means_hands_off_until_it_answers(guard: Guard, sh: Sh) -> None:
     guard.spent(3)
     container = started(sh)
@@ -193,11 +186,13 @@ def test_a_stopped_core_is_found_and_restarted(
     assert serving <= 1.5 * bare
 
 
+@pytest.mark.long
 def test_an_idle_engine_is_left_alone(guard: Guard, sh: Sh) -> None:
     # to be idle is the work: twice as long as a verdict may take
     left_alone_while(guard, sh, lambda: time.sleep(60))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tokens", [CONTEXT // 2, CONTEXT])
 def test_a_long_prefill_is_left_alone(
     guard: Guard, sh: Sh, engine: str, record_property: Record, tokens: int
@@ -212,6 +207,7 @@ def test_a_long_prefill_is_left_alone(
     record_property("long_prefill_s", round(seconds, 1))
 
 
+@pytest.mark.long
 def test_drain_is_a_mark_that_routes_requests_away(guard: Guard, sh: Sh) -> None:
     sh("touch /var/lib/vllm-guard/drain")
     guard.wait(404, 5)
@@ -219,6 +215,7 @@ def test_drain_is_a_mark_that_routes_requests_away(guard: Guard, sh: Sh) -> None
     guard.wait(200, 5)
 
 
+@pytest.mark.long
 def test_ten_stopped_cores(guard: Guard, sh: Sh, engine: str, record_property: Record) -> None:
     bare = bare_start(guard, sh, engine)
     seen = []
@@ -232,16 +229,23 @@ def test_ten_stopped_cores(guard: Guard, sh: Sh, engine: str, record_property: R
     assert max(serving for _, serving in seen) <= 1.5 * bare
 
 
-def test_ten_minutes_of_full_load_and_full_contexts(
-    guard: Guard, sh: Sh, engine: str, record_property: Record
+@pytest.mark.parametrize(
+    ("seconds", "context"),
+    [(30, 0), pytest.param(600, CONTEXT, marks=pytest.mark.long)],
+    ids=["short", "full"],
+)
+def test_full_load_is_left_alone(
+    guard: Guard, sh: Sh, engine: str, record_property: Record, seconds: int, context: int
 ) -> None:
-    until = time.monotonic() + 600
+    """Sixteen callers at a time, in the full instance one of them with full contexts."""
+    until = time.monotonic() + seconds
     statuses: list[int] = []
 
     def caller(number: int) -> None:
         while time.monotonic() < until:
-            prompt = long_prompt(int(time.time()) + number) if number == 0 else f"Say {number}"
-            statuses.append(complete(engine, prompt, 1 if number == 0 else 64, timeout=1200))
+            long = context and number == 0
+            prompt = long_prompt(int(time.time()), context) if long else f"Say {number}"
+            statuses.append(complete(engine, prompt, 1 if long else 64, timeout=1200))
 
     def load() -> None:
         with ThreadPoolExecutor(16) as pool:
@@ -250,3 +254,14 @@ def test_ten_minutes_of_full_load_and_full_contexts(
     left_alone_while(guard, sh, load)
     record_property("requests_under_guard", len(statuses))
     assert set(statuses) == {200}
+
+
+@pytest.mark.long
+def test_a_cold_start_is_left_alone(guard: Guard, sh: Sh, engine: str, record_property: Record) -> None:
+    """Nothing compiled yet: the cache volume is empty."""
+    sh("systemctl stop vllm; rm -rf /var/lib/docker/volumes/vllm-cache/_data/*")
+    began = time.monotonic()
+    sh("systemctl reset-failed vllm; systemctl start vllm", check=False)
+    record_property("engine_start_cold_s", round(wait_for_completion(engine, began), 1))
+    guard.wait(200, 15)
+    assert (guard.state()["verdicts"], guard.state()["restarts"]) == (0, 0)

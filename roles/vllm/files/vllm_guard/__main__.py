@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import threading
 from pathlib import Path
 
 from .board import server
 from .config import ConfigError, load
+from .journal import to_journal
 from .loop import Guard
 from .notify import tell_systemd
-
-PRIORITY = {logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}  # journald reads <n> at the line's start
-
-
-class Journal(logging.Formatter):
-    """One line per record, with journald's priority."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record).replace("\n", " | ")
-        return f"<{PRIORITY.get(record.levelno, 6)}>{text}"
 
 
 def main() -> int:
@@ -37,9 +27,7 @@ def main() -> int:
         return 2
     if asked.check:
         return 0
-    handler = logging.StreamHandler()
-    handler.setFormatter(Journal("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    to_journal()
     config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     guard = Guard(config)
     web = server(guard.board, config.listen_port)

@@ -10,6 +10,7 @@ from typing import Any
 
 UNIT = "vllm.service"
 CONTAINER = "vllm"
+MAY_BE_ZERO = {"restarts_per_day", "needed_bytes", "claimed_bytes", "wait_s"}
 
 
 class ConfigError(ValueError):
@@ -33,6 +34,15 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """What a start waits for (see gate.py): bytes, and seconds. 0 bytes ask for nothing."""
+
+    needed_bytes: int = 0  # MemAvailable: less is too little
+    claimed_bytes: int = 0  # MemFree: what the engine itself checks, blind to page cache that would yield
+    wait_s: int = 300
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything the guard is told. The commands are settings so that any engine can be watched."""
 
@@ -41,6 +51,7 @@ class Config:
     engine_port: int = 8000
     listen_port: int = 8001
     judgement: Judgement = field(default_factory=Judgement)
+    gate: Gate = field(default_factory=Gate)
     incidents_kept: int = 20
     state_dir: Path = Path("/var/lib/vllm-guard")
     drain_file: Path = Path("/var/lib/vllm-guard/drain")  # outlives a reboot in the middle of maintenance
@@ -54,6 +65,10 @@ class Config:
     )
     restart_timeout_s: float = 180.0
     pid_command: tuple[str, ...] = ("docker", "inspect", "--format", "{{.State.Pid}}", CONTAINER)
+    container_command: tuple[str, ...] = (
+        "docker", "container", "inspect", "--format",
+        "{{.Id}} {{.State.Running}} {{.State.StartedAt}} {{.State.FinishedAt}}", CONTAINER,
+    )  # fmt: skip
     evidence_commands: dict[str, tuple[str, ...]] = field(
         default_factory=lambda: {
             "container.log": ("docker", "logs", "--timestamps", "--tail", "2000", CONTAINER),
@@ -75,10 +90,11 @@ def load(path: Path) -> Config:
     if not values.get("model"):
         raise ConfigError(f"{path}: model is missing. Rule: the name by which the engine serves it.")
     values["judgement"] = Judgement(**_section(Judgement, values.get("judgement", {}), f"{path}: judgement"))
+    values["gate"] = Gate(**_section(Gate, values.get("gate", {}), f"{path}: gate"))
     for key in ("state_dir", "drain_file"):
         if key in values:
             values[key] = Path(values[key])
-    for key in ("status_command", "pid_command"):
+    for key in ("status_command", "pid_command", "container_command"):
         if key in values:
             values[key] = _argv(values[key], f"{path}: {key}")
     if "restart_commands" in values:
@@ -103,7 +119,7 @@ def _section(kind: type, raw: Any, where: str) -> dict[str, Any]:
             near = difflib.get_close_matches(key, known, 1) or sorted(known)
             raise ConfigError(f"{where}: {key} is no setting. Remedy: use {' or '.join(near)}.")
         if known[key] in ("float", "int"):
-            least = 0 if key == "restarts_per_day" else 0.001
+            least = 0 if key in MAY_BE_ZERO else 0.001
             right = int if known[key] == "int" else (int, float)
             if isinstance(value, bool) or not isinstance(value, right) or value < least:
                 raise ConfigError(f"{where}: {key} is {value!r}. Rule: a positive number ({known[key]}).")
