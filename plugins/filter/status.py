@@ -42,8 +42,8 @@ def _notes(host: str, status: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def status_table(fleet: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Lines for a terminal. fleet: host -> result of host_status, empty for a host that was not reached."""
+def status_table(fleet: Mapping[str, Mapping[str, Any]]) -> str:
+    """Text for a terminal. fleet: host -> result of host_status, empty for a host that was not reached."""
     rows: list[tuple[str, ...]] = [HEADINGS]
     notes: list[str] = []
     for host, result in fleet.items():
@@ -53,7 +53,8 @@ def status_table(fleet: Mapping[str, Mapping[str, Any]]) -> list[str]:
         else:
             rows.append((host, "not reached", *[""] * (len(HEADINGS) - 2)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows] + notes
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join(lines + notes)
 
 
 class FilterModule:

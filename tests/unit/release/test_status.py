@@ -27,7 +27,7 @@ def ledger(path: Path) -> Ledger:
 
 def test_a_healthy_host_is_one_line_and_where_it_can_go_back_to(tmp_path: Path) -> None:
     ledger(tmp_path / "ledger.json")
-    heading, row, note = status_table({"spark-a": found(tmp_path / "ledger.json")})
+    heading, row, note = status_table({"spark-a": found(tmp_path / "ledger.json")}).splitlines()
     assert heading.split()[:2] == ["host", "release"]
     for word in (
         "spark-a",
@@ -47,7 +47,7 @@ def test_a_healthy_host_is_one_line_and_where_it_can_go_back_to(tmp_path: Path) 
 def test_a_bare_host_and_one_out_of_reach(tmp_path: Path) -> None:
     absent = dict.fromkeys(("vllm", "vllm-guard", "voicebot"), "absent")
     bare = found(tmp_path / "none.json", units=absent, engine="silent", guard="", service="")
-    table = status_table({"bare": bare, "gone": {}})
+    table = status_table({"bare": bare, "gone": {}}).splitlines()
     assert table[1].split()[:5] == ["bare", "-", "-", "-", "absent"]
     assert table[2].split() == ["gone", "not", "reached"]
     assert len(table) == 3
@@ -61,7 +61,7 @@ def test_states_that_need_a_hand_are_told(tmp_path: Path) -> None:
     )
     book.write()
     units = {"vllm": "failed", "vllm-guard": "active", "voicebot": "inactive"}
-    text = "\n".join(status_table({"a": found(path, units=units, guard="", service="v9")}))
+    text = status_table({"a": found(path, units=units, guard="", service="v9")})
     assert "failed" in text and "silent" in text and "inactive v9" in text
     assert "confirmed is v2: a switch was not finished" in text
     assert "down for 41.5 s: exits" in text and f"{book.data['current']} restored" in text
@@ -70,7 +70,7 @@ def test_states_that_need_a_hand_are_told(tmp_path: Path) -> None:
 def test_a_broken_ledger_is_told_and_hides_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "ledger.json"
     path.write_text("{")
-    table = status_table({"a": found(path)})
+    table = status_table({"a": found(path)}).splitlines()
     assert "healthy" in table[1]
     assert f"The ledger {path} is no JSON" in table[2]
 
