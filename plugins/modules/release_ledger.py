@@ -30,6 +30,7 @@ options:
   gate: {type: list, elements: dict, default: [], description: The checks that the release has passed.}
   target: {type: str, default: "", description: "With find: an id, or empty for the previous release."}
   find: {type: bool, default: false, description: Return the entry of C(target); refuse if there is none.}
+  keep: {type: int, default: 2, description: "How many releases will be kept; refused below 2."}
   task: {type: str, default: "", description: What failed.}
   reason: {type: str, default: "", description: Why it failed.}
   since: {type: int, default: 0, description: "Seconds since the epoch, on this host: before the switch."}
@@ -92,6 +93,11 @@ def wheels(p: dict[str, Any], name: str) -> dict[str, str]:
 
 def run(p: dict[str, Any], check: bool) -> dict[str, Any]:
     """What the module returns."""
+    if p["keep"] < 2:
+        raise LedgerError(
+            f"release_ledger_keep is {p['keep']}. Rule: 2 or more, the current release and the previous one. "
+            "Remedy: set it to 2 or more."
+        )
     ledger = Ledger(Path(p["path"]))
     result: dict[str, Any] = {"changed": False, "current": ledger.current or {}, "same": False}
     release = complete(p, check) if p["release"] else {}
@@ -142,6 +148,7 @@ def main() -> None:
             "gate": {"type": "list", "elements": "dict", "default": []},
             "target": {"type": "str", "default": ""},
             "find": {"type": "bool", "default": False},
+            "keep": {"type": "int", "default": 2},
             "task": {"type": "str", "default": ""},
             "reason": {"type": "str", "default": ""},
             "since": {"type": "int", "default": 0},
