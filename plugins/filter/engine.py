@@ -65,10 +65,15 @@ def vllm_argv(entry: Mapping[str, Any], flags: Mapping[str, Any]) -> list[str]:
     true gives the bare flag; a list gives the flag followed by its elements (vLLM reads the last of a
     repeated flag); a dict is passed as JSON.
     """
-    argv = ["vllm", "serve", f"/models/{entry['directory']}"]
+    argv = ["vllm", "serve", served_name(entry)]
     for flag, value in flags.items():
         argv += [f"--{flag}"] if value is True else [f"--{flag}", *_words(value)]
     return argv
+
+
+def served_name(model: Mapping[str, Any]) -> str:
+    """Where the container finds a model, and the name under which the engine serves it."""
+    return f"/models/{model['directory']}"
 
 
 def vllm_labels(argv: Iterable[str], image: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, str]:
@@ -136,6 +141,7 @@ class FilterModule:
             "flag_findings": flag_findings,
             "model_path": model_path,
             "model_records": model_records,
+            "served_name": served_name,
             "vllm_argv": vllm_argv,
             "vllm_labels": vllm_labels,
         }

@@ -36,6 +36,8 @@ options:
   service_url: {type: str, required: true, description: Address of the service.}
   service: {type: path, required: true, description: The service's command.}
   max_word_error_rate: {type: float, required: true, description: Of the recorded question, 0 to 1.}
+  golden: {type: dict, default: {}, description: "{prompt, pattern}, asked at temperature 0; empty for none."}
+  only: {type: list, elements: str, default: [], description: Names of the checks to run; empty for all.}
   timeout: {type: int, default: 120, description: Seconds that one answer may take.}
 """
 
@@ -46,6 +48,7 @@ checks:
   returned: always
 """
 
+GOLDEN_TOKENS = 32
 CHECKS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, float]]]] = {}
 
 
@@ -188,6 +191,23 @@ def completion(p: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     return f"{tokens} tokens, {tokens / seconds:.1f}/s: {shown}", figures
 
 
+@check("golden question")
+def golden(p: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
+    if not p.get("golden"):
+        return "none in the catalogue", {}
+    prompt, pattern = p["golden"]["prompt"], p["golden"]["pattern"]
+    body = {"model": p["served_name"], "max_tokens": GOLDEN_TOKENS, "temperature": 0}
+    answer = _engine(p, "/v1/chat/completions", body | {"messages": [{"role": "user", "content": prompt}]})
+    text = answer["choices"][0]["message"]["content"] or ""
+    if not re.search(pattern, text):
+        raise Failed(
+            f"{prompt!r} got {text!r}.",
+            f"the answer matches {pattern!r}.",
+            "go back to the model, image or flags that served before, or correct `golden` in the catalogue.",
+        )
+    return " ".join(text.split())[:60], {}
+
+
 @check("voicebot /health")
 def voicebot(p: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     url = f"{p['service_url']}/health"
@@ -230,6 +250,8 @@ def probe(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All checks in order: [{name, ok, detail, figures}]; figures in seconds, tokens, or rates."""
     results = []
     for name, function in CHECKS.items():
+        if params.get("only") and name not in params["only"]:
+            continue
         figures: dict[str, float] = {}
         try:
             detail, figures = function(params)
@@ -258,6 +280,8 @@ def main() -> None:
     }
     spec |= {
         "argv": {"type": "list", "elements": "str", "required": True},
+        "golden": {"type": "dict", "default": {}},
+        "only": {"type": "list", "elements": "str", "default": [], "choices": list(CHECKS)},
         "timeout": {"type": "int", "default": 120},
     }
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)

@@ -30,7 +30,7 @@ def test_every_part_passes(
     run, checks = smoke(tmp_path / "smoke.json")
     assert run.code == 0, run.output[-4000:]
     assert run.changed() == [], "smoke is read-only"
-    assert "spark1: 10 of 10 checks passed" in run.output
+    assert "spark1: 11 of 11 checks passed" in run.output
     assert [check["name"] for check in checks.values() if not check["ok"]] == []
     assert checks["completion"]["figures"]["tokens"] > 20
     record_property("smoke_tokens_per_second", checks["completion"]["figures"]["tokens_per_second"])

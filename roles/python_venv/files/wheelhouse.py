@@ -2,9 +2,12 @@
 """Builds, on the controller, the archive of wheels that one virtual environment is installed from.
 
 usage: wheelhouse.py key|build --lock FILE [--project DIR] --python 3.12.3 --arch aarch64 [--cache DIR]
+                              [--is ID]
 
-`key` prints what the release is called; it needs no network. `build` makes what the cache lacks.
-Both print one JSON object; progress goes to stderr. Which package index is asked is pip's own configuration.
+`key` prints what the release is called; it needs no network. `build` makes what the cache lacks. With --is
+the release is one of earlier sources: its archive is in the cache, or it is refused; nothing is built in its
+place. Both print one JSON object; progress goes to stderr. Which package index is asked is pip's own
+configuration.
 """
 
 from __future__ import annotations
@@ -149,10 +152,16 @@ class Wheelhouse:
     project: Path | None
     target: Target
     cache: Path
+    wanted: str = ""  # id of a release that is known already
 
     @property
     def id(self) -> str:
         """The release: a short hash of what decides what is installed, known before any download."""
+        return self.wanted or self.own
+
+    @property
+    def own(self) -> str:
+        """What these sources and this lock are called."""
         parts = [FORMAT, self.lock, self.target.minor, self.target.arch]
         if self.project:
             parts.append(project_hash(self.project))
@@ -165,6 +174,12 @@ class Wheelhouse:
         archive = self.cache / f"wheelhouse-{name}.tar"
         with locked(self.cache / f"wheelhouse-{name}.lock"):
             built = not archive.exists()
+            if built and self.id != self.own:
+                raise WheelhouseError(
+                    f"Release {name} is neither on the host nor in {self.cache}, and these sources make "
+                    f"{self.own}. Rule: a recorded release is what it was. Remedy: check out the commit "
+                    "that it was made from."
+                )
             if built:
                 with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=self.cache) as scratch:
                     self._make(Path(scratch), archive)
@@ -290,13 +305,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--python", required=True)
     parser.add_argument("--arch", required=True)
     parser.add_argument("--cache", type=Path, default=default_cache())
+    parser.add_argument("--is", dest="wanted", default="")
     options = parser.parse_args(arguments)
     try:
         target = Target(options.python, options.arch)
         if not options.lock.is_file():
             raise WheelhouseError(f"The lock {options.lock} does not exist. Remedy: name a lock file.")
         lock = lock_for(options.lock.read_text(), target)
-        house = Wheelhouse(lock, options.project, target, options.cache)
+        house = Wheelhouse(lock, options.project, target, options.cache, options.wanted)
         print(json.dumps(house.build() if options.verb == "build" else {"id": house.id}))
     except WheelhouseError as error:
         fail(str(error))

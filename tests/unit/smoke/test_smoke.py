@@ -154,3 +154,18 @@ def test_models_table_and_report() -> None:
     fleet = smoke_report({"a": checks[:1]}, ["a", "b"])
     assert not fleet["ok"] and fleet["hosts"]["a"]["ok"] and not fleet["hosts"]["b"]["ok"]
     assert not smoke_report({}, [])["ok"], "a fleet of nobody has not passed"
+
+
+@pytest.mark.parametrize(
+    ("golden", "ok", "said"),
+    [
+        ({"prompt": "What is RISC?", "pattern": "(?i)few +instructions"}, True, "Few instructions"),
+        ({"prompt": "Capital of France?", "pattern": "(?i)paris"}, False, "the answer matches '(?i)paris'"),
+        ({}, True, "none in the catalogue"),
+    ],
+)
+def test_the_golden_question(params: dict[str, Any], golden: dict[str, str], ok: bool, said: str) -> None:
+    found = results({**params, "golden": golden, "only": ["golden question"]})
+    assert list(found) == ["golden question"]
+    assert found["golden question"]["ok"] is ok
+    assert said in found["golden question"]["detail"]

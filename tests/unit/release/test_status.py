@@ -1,0 +1,81 @@
+"""The fleet on one screen, out of what the module finds on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from plugins.filter.status import status_table
+from plugins.module_utils.release import Ledger, release_id
+from plugins.modules import host_status
+from tests.unit.release.conftest import GATE, release
+
+
+def found(path: Path, **more: Any) -> dict[str, Any]:
+    units = {"vllm": "active", "vllm-guard": "active", "voicebot": "active"}
+    status = host_status.remembered(path) | host_status.memory() | {"units": units}
+    return {"status": status | {"engine": "healthy", "guard": "serving", "service": "v2"} | more}
+
+
+def ledger(path: Path) -> Ledger:
+    book = Ledger(path)
+    for name in ("v1", "v2"):
+        book.confirm(release(name), {}, GATE)
+    book.write()
+    return book
+
+
+def test_a_healthy_host_is_one_line_and_where_it_can_go_back_to(tmp_path: Path) -> None:
+    ledger(tmp_path / "ledger.json")
+    heading, row, note = status_table({"spark-a": found(tmp_path / "ledger.json")}).splitlines()
+    assert heading.split()[:2] == ["host", "release"]
+    for word in (
+        "spark-a",
+        release_id(release("v2")),
+        "mistral-7b@aaaaaaa",
+        "healthy",
+        "serving",
+        "active v2",
+        "1/1",
+        "GiB free",
+    ):
+        assert word in row
+    assert f"can go back to {release_id(release('v1'))}" in note
+    assert f"previous: {release_id(release('v1'))}" in note
+
+
+def test_a_bare_host_and_one_out_of_reach(tmp_path: Path) -> None:
+    absent = dict.fromkeys(("vllm", "vllm-guard", "voicebot"), "absent")
+    bare = found(tmp_path / "none.json", units=absent, engine="silent", guard="", service="")
+    table = status_table({"bare": bare, "gone": {}}).splitlines()
+    assert table[1].split()[:5] == ["bare", "-", "-", "-", "absent"]
+    assert table[2].split() == ["gone", "not", "reached"]
+    assert len(table) == 3
+
+
+def test_states_that_need_a_hand_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    book = ledger(path)
+    book.fail(release("bad"), "ready | Fail", "exits\nlog").update(
+        downtime_s=41.5, restored=book.data["current"]
+    )
+    book.write()
+    units = {"vllm": "failed", "vllm-guard": "active", "voicebot": "inactive"}
+    text = status_table({"a": found(path, units=units, guard="", service="v9")})
+    assert "failed" in text and "silent" in text and "inactive v9" in text
+    assert "confirmed is v2: a switch was not finished" in text
+    assert "down for 41.5 s: exits" in text and f"{book.data['current']} restored" in text
+
+
+def test_a_broken_ledger_is_told_and_hides_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    path.write_text("{")
+    table = status_table({"a": found(path)}).splitlines()
+    assert "healthy" in table[1]
+    assert f"The ledger {path} is no JSON" in table[2]
+
+
+def test_memory_and_units_are_this_machines() -> None:
+    memory = host_status.memory()
+    assert 0 < memory["memory_available_mib"] <= memory["memory_total_mib"]
+    assert host_status.answer("http://127.0.0.1:9/health") == (0, None)
