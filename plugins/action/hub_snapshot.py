@@ -24,7 +24,10 @@ def progress_line(host: str, name: str, progress: dict[str, Any]) -> str:
     done, total = progress.get("done", 0), progress.get("total", 0)
     if not total:
         return f"{host}: {name}: begins"
-    line = f"{host}: {name}: {100 * done // total} %, {done / 1e9:.2f} of {total / 1e9:.2f} GB"
+    unit, digits, of = ("GB", 2, 1e9) if total >= 1e9 else ("MB", 0, 1e6)
+    line = (
+        f"{host}: {name}: {100 * done // total} %, {done / of:.{digits}f} of {total / of:.{digits}f} {unit}"
+    )
     if progress.get("note"):
         return f"{line}, waiting: {progress['note']}"
     line += f", {progress.get('rate', 0) / 1e6:.1f} MB/s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import threading
 from collections.abc import Callable
@@ -36,12 +37,15 @@ def test_planted_token_is_nowhere(lab: Lab, sh: Sh, tmp_path: Path) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        with lab.hub_faults(rate=20_000_000, accept_token=TOKEN):
+        with lab.hub_faults(rate=12_000_000, accept_token=TOKEN):
             run = play("site.yml", "-vvv", "-e", f"@{vault}")
     finally:
         stop.set()
         watcher.join()
     assert run.code == 0, run.output[-4000:]
+    assert re.search(r"spark1: lab-smollm2: \d+ %, \d+ of \d+ MB, .* MB/s", run.output), (
+        "its progress is shown"
+    )
     fetched = [r for r in lab.hub_requests() if r["path"].endswith("/model.safetensors")]
     assert fetched and fetched[-1]["token"] == "accepted", "the token was used"
     assert len(seen) > 5 and not [s for s in seen if TOKEN in s], "among arguments and environments"

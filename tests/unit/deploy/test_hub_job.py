@@ -141,7 +141,7 @@ def test_a_file_of_the_same_size_that_differs_is_fetched_and_named(hub: HubServe
             {"done": 10**9, "total": 4 * 10**9, "rate": 1e8, "left": 30.2},
             "spark1: m: 25 %, 1.00 of 4.00 GB, 100.0 MB/s, 0:00:30 left",
         ),
-        ({"done": 0, "total": 10**9, "rate": 0, "left": None}, "spark1: m: 0 %, 0.00 of 1.00 GB, 0.0 MB/s"),
+        ({"done": 0, "total": 15 * 10**7, "rate": 0, "left": None}, "spark1: m: 0 %, 0 of 150 MB, 0.0 MB/s"),
         (
             {"done": 0, "total": 10**9, "note": "503; again in 4 s"},
             "spark1: m: 0 %, 0.00 of 1.00 GB, waiting: 503; again in 4 s",
