@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,16 @@ def serves(lab: Lab, sh: Sh) -> dict[str, Any]:
     wait_for_answer(lab)
     sh("curl -sSf -m 20 --retry 30 --retry-delay 1 --retry-all-errors http://127.0.0.1:8080/health")
     return current(sh)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_it_was(sh: Sh) -> Iterator[None]:
+    """Leave the host with what the inventory says."""
+    before = ledger(sh)["current"]
+    yield
+    if ledger(sh)["current"] != before:
+        run = play("site.yml")
+        assert run.code == 0, run.output[-4000:]
 
 
 def test_status_is_one_screen_and_changes_nothing(lab: Lab, sh: Sh) -> None:
@@ -168,21 +178,19 @@ def test_the_host_killed_in_an_upgrade(lab: Lab, sh: Sh) -> None:
 
 
 @pytest.mark.long
-def test_the_host_killed_at_each_phase_of_an_upgrade(lab: Lab, sh: Sh) -> None:
-    """There and back again, so that each is an upgrade; and what was not finished is finished by the next run."""
-    here: dict[str, Any] | None = None
-    there: dict[str, Any] | None = {"vllm_model": "lab-tiny", **UPGRADE}
-    for phase in PHASES:
-        before = serves(lab, sh)["id"]
-        if here is None:
-            sh("rm -rf /srv/models/lab-tiny")  # to be fetched
-        kill_at(lab, phase, there)
-        assert ledger(sh)["current"] == before, phase
-        healed(lab, sh, there)
-        assert current(sh)["id"] != before, phase
-        assert play("site.yml", extra=there).changed() == [], phase
-        here, there = there, here
-    healed(lab, sh, None)
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_host_killed_at_each_phase_of_an_upgrade(lab: Lab, sh: Sh, phase: str) -> None:
+    """There and back again, so that each is an upgrade; what was not finished is finished by the next run."""
+    before = serves(lab, sh)
+    there: dict[str, Any] | None = None
+    if before["release"]["engine"]["model"] != "lab-tiny":
+        there = {"vllm_model": "lab-tiny", **UPGRADE}
+        sh("rm -rf /srv/models/lab-tiny")  # to be fetched
+    kill_at(lab, phase, there)
+    assert ledger(sh)["current"] == before["id"]
+    healed(lab, sh, there)
+    assert current(sh)["id"] != before["id"]
+    assert play("site.yml", extra=there).changed() == []
 
 
 @pytest.mark.long
