@@ -55,9 +55,11 @@ STOPPING = "de5b426a63be47a7b6ac3eaac82e2f6f"  # systemd's message "Stopping UNI
 def first_stop(units: list[str], since: int) -> float | None:
     """When a unit was first stopped after `since`, both in seconds since the epoch; None if none was."""
     argv = ["journalctl", "--quiet", "--output=json", f"--since=@{since}", f"MESSAGE_ID={STOPPING}"]
-    done = subprocess.run(
-        [*argv, *(f"UNIT={unit}" for unit in units)], capture_output=True, text=True, check=False
-    )
+    argv += [f"UNIT={unit}" for unit in units]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # a host without a journal cannot tell
+        return None
     for line in done.stdout.splitlines():
         return int(json.loads(line)["__REALTIME_TIMESTAMP"]) / 1e6
     return None
