@@ -1,6 +1,6 @@
 """The traps of rollouts, each on the real playbooks/rollout_batches.yml with hosts that are directories.
 
-What is done to a host comes from steps/ in place of the roles; order, batches, rescue and report are the real ones.
+What is done to a host comes from steps/, not from the roles; the rest is the real thing.
 """
 
 from __future__ import annotations
