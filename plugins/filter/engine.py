@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
+_UNFINISHED = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? (\S+)$", re.M)
 _FLAG = re.compile(r"[a-z][a-z0-9-]*")
 _RESERVED = {  # pattern of a flag: why it is none to set
     "model": "the model is the catalogue's entry (vllm_model)",
@@ -130,6 +131,11 @@ def disk_needs(
     return needs
 
 
+def vllm_unfinished(metrics: str) -> int:
+    """Requests that run or wait, from the engine's /metrics (Prometheus text; 0 where it names none)."""
+    return int(sum(float(value) for value in _UNFINISHED.findall(metrics)))
+
+
 class FilterModule:
     """Filters on the engine."""
 
@@ -144,4 +150,5 @@ class FilterModule:
             "served_name": served_name,
             "vllm_argv": vllm_argv,
             "vllm_labels": vllm_labels,
+            "vllm_unfinished": vllm_unfinished,
         }
