@@ -115,6 +115,6 @@ def test_the_other_run_gets_this_ones_options() -> None:
 def test_a_run_without_a_record_has_failed() -> None:
     sound = {"hosts": {"a": CLEAN}}
     assert outcome(sound, "a", "") == CLEAN
-    for record in (None, {"hosts": {}}, sound):
+    for record in (None, {"hosts": dict[str, Any]()}, sound):
         told = outcome(record, "b", "ERROR! the inventory is broken\n")
         assert told["changed"] == [] and "the inventory is broken" in told["failed"][0]["msg"]
