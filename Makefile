@@ -45,7 +45,10 @@ unit: setup
 
 molecule: lab
 	rm -rf reports/molecule
-	molecule test --scenario-name default --destroy never
+	for scenario in host engine voicebot; do \
+		molecule reset --scenario-name $$scenario; \
+		molecule test --scenario-name $$scenario --destroy never; \
+	done
 
 e2e: setup
 	$(PYTEST) tests/integration tests/lab tests/e2e -m "lab and not long" --report reports/e2e.json
