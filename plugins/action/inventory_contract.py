@@ -8,7 +8,8 @@ by other means (`findings`: the catalogue, the choices, the pins) is reported in
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ _NAMES = {
     "str": "a text",
 }
 _NAMES |= {"dict": "a dict", "path": "a path"}
+# What the ending of a name says of its value, in every role.
+_ENDINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "port": ("a TCP port, 1 to 65535", lambda value: 1 <= int(value) <= 65535),
+    "timeout": ("seconds, above 0", lambda value: float(value) > 0),
+    "root": ("an absolute path", lambda value: re.match(r"/[^/]", str(value)) is not None),
+    "ports": (
+        "no port twice (vllm_port, vllm_guard_port, voicebot_settings.server.port)",
+        lambda value: len({str(entry.get("port")) for entry in value}) == len(value),
+    ),
+    "endpoint": (
+        "a URL that begins with http:// or https://",
+        lambda value: re.fullmatch(r"https?://[^/\s]+\S*", str(value)) is not None,
+    ),
+}
 
 
 def _refusal(given: str, rule: str, remedy: str) -> str:
@@ -92,12 +107,17 @@ def value_findings(path: str, value: Any, option: Mapping[str, Any], secret: boo
     except (TypeError, ValueError):
         yield _refusal(given, _NAMES.get(kind, f"a {kind}"), "correct it")
         return
+    rule, holds = _ENDINGS.get(re.split(r"[._]", path)[-1], ("", lambda _: True))
     if isinstance(value, list):
+        if all(isinstance(entry, Mapping) for entry in value) and not holds(value):
+            yield _refusal(given, rule, "correct it")
         element = {k: option[k] for k in ("options", "choices") if k in option}
         element["type"] = option.get("elements", "raw")
         for number, entry in enumerate(value):
             yield from value_findings(f"{path}[{number}]", entry, element, secret)
         return
+    if not isinstance(value, Mapping) and not holds(value):
+        yield _refusal(given, rule, "correct it")
     choices = option.get("choices")
     if choices and value not in choices:
         yield _refusal(given, f"one of {', '.join(map(str, choices))}", "choose one of them")
@@ -147,6 +167,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         found = unknown_names(task_vars, own | set(options))
         found += self._beaten(own, task_vars)
         found += args["findings"]
+        options |= self._own_options(args["variables"], options)
         found += self._checked_values(options, task_vars, args["complete"] and not args["findings"])
         if found:
             host = task_vars["inventory_hostname"]
@@ -165,14 +186,29 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 options |= entry_point.get("options") or {}
         return options
 
+    def _own_options(self, path: str, known: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Options for the playbooks' own plain values: of the type that their default has."""
+        kinds = {bool: "bool", int: "float", float: "float", str: "str"}
+        return {
+            name: {"type": kinds[plain], "default": default}
+            for name, default in self._variables(path).items()
+            if name not in known and "{{" not in str(default)
+            for plain in kinds
+            if isinstance(default, plain) and not (plain is int and isinstance(default, bool))
+        }
+
     def _names(self, path: str) -> set[str]:
+        return set(self._variables(path))
+
+    def _variables(self, path: str) -> dict[str, Any]:
         """The variables of a group, out of its directory or its one file."""
         suffixes = ("", ".yml", ".yaml", ".json")
-        files = [file for file in Path(path).glob("**/*") if file.suffix in suffixes]
+        files = [file for file in sorted(Path(path).glob("**/*")) if file.suffix in suffixes]
         files += [Path(path + suffix) for suffix in suffixes]
-        return {
-            name for file in files if file.is_file() for name in self._loader.load_from_file(str(file)) or {}
-        }
+        given: dict[str, Any] = {}
+        for file in files:
+            given |= (self._loader.load_from_file(str(file)) or {}) if file.is_file() else {}
+        return given
 
     def _beaten(self, own: set[str], task_vars: Mapping[str, Any]) -> list[str]:
         """Variables of the inventory that the playbooks' own group_vars override without a word."""

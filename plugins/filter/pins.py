@@ -41,16 +41,38 @@ def _fill(inventory: str) -> str:
     return f"fill it with `ansible-playbook playbooks/pin.yml -i {inventory}`"
 
 
+class _Once(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML in which a key stands once."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def pins_text_findings(text: str | None, inventory: str) -> list[str]:
+    """What keeps the text of pins.yml from being read at all."""
+    try:
+        parse_pins(text, inventory)
+    except AnsibleFilterError as error:
+        return [str(error)]
+    return []
+
+
 def parse_pins(text: str | None, inventory: str) -> dict[str, dict[str, Any]]:
     """The pins of an inventory from its pins.yml's text; no file (None) means no pins yet."""
     try:
-        pins = yaml.safe_load(str(text or "")) or {}
+        pins = yaml.load(str(text or ""), _Once) or {}
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        given = f"{inventory}/pins.yml{line} cannot be read"
+        given = f"{inventory}/pins.yml{line} cannot be read: {getattr(error, 'problem', None) or error}"
         remedy = f"correct it, or remove it and {_fill(inventory)}"
-        raise AnsibleFilterError(_refusal(given, "YAML", remedy)) from error
+        raise AnsibleFilterError(_refusal(given, "YAML in which a key stands once", remedy)) from None
     sections = [pins.get("images") or {}, pins.get("models") or {}] if isinstance(pins, dict) else [None]
     if not all(isinstance(section, dict) for section in sections) or set(pins) - {"images", "models"}:
         given = f"{inventory}/pins.yml has the wrong shape"
@@ -281,6 +303,7 @@ class FilterModule:
             "parse_pins": parse_pins,
             "pin_findings": pin_findings,
             "pins_table": pins_table,
+            "pins_text_findings": pins_text_findings,
             "pinned_image": pinned_image,
             "pinned_model": pinned_model,
             "render_pins": render_pins,

@@ -1,10 +1,16 @@
 #!/usr/bin/python3
-"""Read what the disks still need and who holds the ports; changes nothing."""
+"""Read what a machine is, what its disks still need and who holds its ports; record and compare the first."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import platform
 import re
 import shutil
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +19,12 @@ from ansible.module_utils.basic import AnsibleModule
 DOCUMENTATION = r"""
 ---
 module: spark_host_survey
-short_description: Read what the disks still need and who holds the ports
+short_description: Read what the machine is, what the disks still need and who holds the ports
 description:
+  - Reads what the machine is (never its serial number), and compares it with V(baseline).
   - Sums per filesystem what is not present yet, and tells its free space.
   - Tells for each port which units, processes or containers other than its owner hold it.
-  - Reads only, and needs neither Docker nor any of the paths to exist.
+  - Needs neither Docker nor any of the paths to exist; reads only, but for V(record).
 options:
   disk_needs:
     description: List of V(what), V(path), V(gb), and V(image) or V(directory), which counts 0 when present.
@@ -29,6 +36,18 @@ options:
     type: list
     elements: dict
     default: []
+  baseline:
+    description: For each property the wanted value, or a list of those that will do (C(*) is anything).
+    type: dict
+    default: {}
+  on_deviation:
+    description: Tell of a deviation in the result alone, warn as well, or fail.
+    choices: [tell, warn, refuse]
+    default: tell
+  record:
+    description: File that what was read is written to, as JSON; empty for none.
+    type: str
+    default: ""
 author: spark-voicebot
 """
 
@@ -37,9 +56,18 @@ EXAMPLES = r"""
   spark_host_survey:
     disk_needs: [{what: model mistral-7b, path: /srv/models, gb: 4.16, directory: /srv/models/mistral-7b/1}]
     ports: [{port: 8000, owner: vllm}]
+    baseline: {dgx_ota: [7.3.1, 7.4.0], kernel: 6.14.*}
 """
 
 RETURN = r"""
+facts:
+  description: What the machine is, by property; null for what it does not have or tell.
+  type: dict
+  returned: always
+deviations:
+  description: One entry a property that is not as wanted, with property, found and wanted (a list).
+  type: list
+  returned: always
 disks:
   description: One entry a filesystem, with device, mount, free_gb, needed_gb and missing (names with sizes).
   type: list
@@ -51,6 +79,61 @@ ports:
 """
 
 MARGIN = 1.1
+
+
+def release(text: str) -> dict[str, str]:
+    """Names and values of /etc/dgx-release (KEY="value"), without the serial number."""
+    pairs = re.findall(r'^(DGX_\w+)="?([^"\n]*)"?\s*$', text, flags=re.MULTILINE)
+    return {name: value for name, value in pairs if "SERIAL" not in name}
+
+
+def fingerprint(secret: bytes) -> str:
+    """As OpenSSH prints it: SHA256: and base64 without padding."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(secret).digest()).decode().rstrip("=")
+
+
+def host_keys(folder: Path) -> dict[str, str]:
+    """Fingerprint of each of sshd's public keys, by kind: what `ssh-keygen -lf` shows."""
+    files = sorted(folder.glob("ssh_host_*_key.pub"))
+    keys = [file.read_text(encoding="utf-8").split() for file in files]
+    return {
+        key[0].removeprefix("ssh-"): fingerprint(base64.b64decode(key[1])) for key in keys if len(key) > 1
+    }
+
+
+def disks_of(blocks: Path) -> str:
+    """Name and size of each disk in /sys/block; no loop, memory, optical or mapped device, no empty one."""
+    found = []
+    for block in sorted(blocks.glob("*")):
+        size = int((block / "size").read_text()) * 512 / 1e9  # in sectors of 512 bytes, whatever the disk's
+        if size >= 1 and not re.match(r"loop|ram|zram|sr|dm-|md|nbd", block.name):
+            found.append(f"{block.name} {size:.0f} GB")
+    return ", ".join(found)
+
+
+def deviations(facts: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is not as wanted. A property of several parts (ssh_host_keys) is compared part by part."""
+    found: list[dict[str, Any]] = []
+    for name, want in baseline.items():
+        if isinstance(want, Mapping):
+            parts = facts.get(name) if isinstance(facts.get(name), Mapping) else {}
+            inner = deviations(parts or {}, want)
+            found += [{**entry, "property": f"{name}.{entry['property']}"} for entry in inner]
+            continue
+        wanted = want if isinstance(want, list) else [want]
+        if not any(fnmatchcase(plain(facts.get(name)), plain(value)) for value in wanted):
+            found.append({"property": name, "found": facts.get(name), "wanted": wanted})
+    return found
+
+
+def plain(value: Any) -> str:
+    """A value as text: a boolean as YAML writes it, nothing as `none`."""
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def deviation_text(entry: Mapping[str, Any]) -> str:
+    """A deviation in words."""
+    return f"{entry['property']} is {plain(entry['found'])}, not {' or '.join(map(plain, entry['wanted']))}"
 
 
 def nearest_existing(path: Path) -> Path:
@@ -81,6 +164,47 @@ class Survey:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.docker = shutil.which("docker")
+
+    def ask(self, *argv: str) -> str | None:
+        """What a program prints, or None if it is not there or fails."""
+        rc, out, _ = (
+            self.module.run_command(list(argv), handle_exceptions=False)
+            if shutil.which(argv[0])
+            else (1, "", "")
+        )
+        return out.strip() if rc == 0 else None
+
+    def facts(self) -> dict[str, Any]:
+        """What this machine is. Only what stays: no load, no free space, no temperature."""
+        dgx = release(text_of("/etc/dgx-release"))
+        gpus = (
+            self.ask("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or ""
+        ).splitlines()
+        gpu, _, driver = gpus[0].partition(", ") if gpus else ("", "", "")
+        toolkit = re.search(r"version (\S+)", self.ask("nvidia-ctk", "--version") or "")
+        cdi = self.ask("nvidia-ctk", "cdi", "list")
+        memory = re.search(r"MemTotal:\s+(\d+)", text_of("/proc/meminfo"))
+        clock = self.ask("timedatectl", "show", "--property=NTPSynchronized", "--value")
+        machine = text_of("/etc/machine-id").strip()
+        return {
+            "dgx_name": dgx.get("DGX_NAME"),
+            "dgx_release": dgx.get("DGX_SWBUILD_VERSION"),
+            "dgx_ota": dgx.get("DGX_OTA_VERSION"),
+            "kernel": platform.release(),
+            "gpu": gpu or None,
+            "driver": driver or None,
+            "toolkit": toolkit.group(1) if toolkit else None,
+            "cdi_devices": len(re.findall(r"^\S+/\S+=\S+$", cdi, flags=re.MULTILINE))
+            if cdi is not None
+            else None,
+            "memory_gib": round(int(memory.group(1)) / 2**20) if memory else None,
+            "disks": disks_of(Path("/sys/block")) or None,
+            "clock_synchronised": {"yes": True, "no": False}.get(clock or ""),
+            "ssh_host_keys": host_keys(Path("/etc/ssh")),
+            "machine_id": fingerprint(machine.encode())
+            if machine
+            else None,  # machine-id(5): not to be exposed
+        }
 
     def present(self, need: dict[str, Any]) -> bool:
         """Is this part on the host already?"""
@@ -138,6 +262,24 @@ class Survey:
         """Descriptions of the holders of a port other than its owner."""
         return sorted(text for name, text in self.holders(port, ss) if name != owner)
 
+    def record(self, path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write facts in one step if the file holds others; changed and diff for Ansible."""
+        before, after = text_of(str(path)), json.dumps(facts, indent=2) + "\n"
+        if before == after:
+            return {"changed": False}
+        if not self.module.check_mode:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            candidate = Path(self.module.tmpdir, path.name)
+            candidate.write_text(after, encoding="utf-8")
+            candidate.chmod(0o644)
+            self.module.atomic_move(str(candidate), str(path))
+        return {"changed": True, "diff": {"before": before, "after": after}}
+
+
+def text_of(path: str) -> str:
+    """A file's text; empty without the file."""
+    return Path(path).read_text(encoding="utf-8", errors="replace") if Path(path).is_file() else ""
+
 
 def main() -> None:
     """Entry point of the module."""
@@ -145,14 +287,28 @@ def main() -> None:
         argument_spec={
             "disk_needs": {"type": "list", "elements": "dict", "default": []},
             "ports": {"type": "list", "elements": "dict", "default": []},
+            "baseline": {"type": "dict", "default": {}},
+            "on_deviation": {"choices": ["tell", "warn", "refuse"], "default": "tell"},
+            "record": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
-    survey = Survey(module)
+    survey, given = Survey(module), module.params
+    facts = survey.facts()
+    found = deviations(facts, given["baseline"])
+    if found and given["on_deviation"] == "refuse":
+        module.fail_json(
+            msg=f"{'; '.join(map(deviation_text, found))}. Rule: spark_host_baseline. Remedy: bring the "
+            "machine to its baseline, or change that, or set spark_host_on_deviation to warn."
+        )
+    for entry in found if given["on_deviation"] == "warn" else []:
+        module.warn(f"{deviation_text(entry)} (spark_host_baseline)")
     module.exit_json(
-        changed=False,
-        disks=survey.disks(module.params["disk_needs"]),
-        ports=survey.ports(module.params["ports"]),
+        **{"changed": False, **(survey.record(Path(given["record"]), facts) if given["record"] else {})},
+        facts=facts,
+        deviations=found,
+        disks=survey.disks(given["disk_needs"]),
+        ports=survey.ports(given["ports"]),
     )
 
 

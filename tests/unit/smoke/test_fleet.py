@@ -12,7 +12,7 @@ from tests.unit.contract.conftest import Run, play  # noqa: F401 (a fixture)
 from tests.unit.contract.test_preflight import Play, inventory, sound_pins
 
 BARE = {"model_store_root": "/nonexistent", "vllm_port": 9, "smoke_voicebot": "/nonexistent/voicebot"}
-BARE |= {"voicebot_settings": {"server": {"port": 9}}}
+BARE |= {"voicebot_settings": {"server": {"port": 7}}}
 GONE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 
 
