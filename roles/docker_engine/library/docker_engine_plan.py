@@ -177,8 +177,8 @@ class Plan:
         candidate.unlink()
         if rc:
             raise Refused(
-                f"{self.path} merged from file, docker_engine_fragments and docker_engine_daemon is refused: "
-                + (err.strip() or out.strip()),
+                f"{self.path} merged from file, docker_engine_fragments and docker_engine_daemon (it changes "
+                f"{', '.join(self.keys) or 'nothing'}) is refused: " + (err.strip() or out.strip()),
                 "`dockerd --validate` accepts it",
                 f"correct or remove that key in docker_engine_daemon (or in {self.path}, if it stands there)",
             )

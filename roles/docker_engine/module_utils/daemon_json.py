@@ -46,7 +46,7 @@ def parse(text: str, path: str) -> dict[str, Any]:
         "repair it (`dockerd --validate` helps), or move it away; a new one is written then",
     )
     try:
-        document = json.loads(text.strip() or "{}")
+        document = json.loads(text) if text.strip() else {}
     except ValueError as error:
         raise Refused(f"{path} is broken: {error}", rule, remedy) from error
     if not isinstance(document, dict):

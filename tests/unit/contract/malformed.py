@@ -15,7 +15,7 @@ import yaml
 
 from tests.unit.contract.conftest import CATALOG, change
 
-SPOILT = "group_vars/spark/zz_spoilt.yml"  # read last
+SPOILT = "host_vars/{}/zz_spoilt.yml"  # read last, and wins over the inventory file
 GONE = ...  # removes what lies at a path
 
 
@@ -39,7 +39,9 @@ class Case:
             for section, entries in _named(self.catalog, names).items():
                 extra[section] = {**extra.get(section, {}), **entries}
             given["catalog_extra"] = extra
-        texts = dict(self.files) | ({SPOILT: yaml.safe_dump(given)} if given else {})
+        hosts = yaml.safe_load((folder / "hosts.yml").read_text(encoding="utf-8"))["spark"]["hosts"]
+        texts = dict(self.files)
+        texts |= {SPOILT.format(host): yaml.safe_dump(given) for host in hosts if given}
         file = folder / "pins.yml"
         if self.pins:
             pins = yaml.safe_load(file.read_text(encoding="utf-8"))

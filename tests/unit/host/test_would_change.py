@@ -1,4 +1,4 @@
-"""The action would_change on a real playbook: what it foresees, what it gets to know, what it leaves alone."""
+"""The action would_change on a real playbook: what it foresees, gets to know, and leaves alone."""
 
 from __future__ import annotations
 
@@ -42,13 +42,8 @@ def test_each_host_is_asked_by_itself_with_this_runs_secrets(
     tmp_path: Path,
 ) -> None:
     key = write(tmp_path / "key", "password\n")
-    argv = [
-        Path(sys.executable).with_name("ansible-vault"),
-        "encrypt_string",
-        "--vault-id",
-        f"mine@{key}",
-        "sesame",
-    ]
+    vault = str(Path(sys.executable).with_name("ansible-vault"))
+    argv = [vault, "encrypt_string", "--vault-id", f"mine@{key}", "sesame"]
     vaulted = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     hosts = {"good": {"ansible_connection": "local"}, "bad": {"ansible_connection": "local"}}
     hosts["away"] = {"ansible_host": "127.0.0.1", "ansible_port": "1"}
