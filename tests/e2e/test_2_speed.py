@@ -22,7 +22,7 @@ BARE = """
   tasks:
     - ansible.builtin.setup:
 """ + 20 * "    - ansible.builtin.command: 'true'\n"  # fmt: skip
-STAMP = re.compile(r"\((\d+):(\d\d):(\d\d\.\d+)\)\s+(\d+):(\d\d):(\d\d\.\d+) \*+$", re.MULTILINE)
+STAMP = re.compile(r"\((\d+):(\d\d):(\d\d\.\d+)\)\s+(\d+):(\d\d):(\d\d\.\d+) \*")
 
 
 def timed(run: Run) -> tuple[list[float], float]:

@@ -32,7 +32,7 @@ options:
     elements: dict
     default: []
   ports:
-    description: List of V(port) and V(owner), the unit or container that may hold it.
+    description: List of V(port) and V(owner), the unit or container that may hold it; empty, nobody is asked.
     type: list
     elements: dict
     default: []
@@ -259,7 +259,9 @@ class Survey:
         ]
 
     def foreign(self, port: int, owner: str, ss: str) -> list[str]:
-        """Descriptions of the holders of a port other than its owner."""
+        """Descriptions of the holders of a port other than its owner; none where its role looks itself."""
+        if not owner:
+            return []
         return sorted(text for name, text in self.holders(port, ss) if name != owner)
 
     def record(self, path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

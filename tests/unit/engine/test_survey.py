@@ -67,3 +67,13 @@ def test_only_listeners_on_the_port_hold_it_and_dockers_proxy_does_not_count() -
         'LISTEN 0 128 127.0.0.1:18000 0.0.0.0:* users:(("other",pid=14,fd=3))\n'
     )
     assert survey.others(ss, 8000) == ["python3 (pid 12)"]
+
+
+def test_the_hosts_own_survey_leaves_a_port_without_owner_to_its_role(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = load("roles/spark_host/library/spark_host_survey.py", "spark_host_survey_of_ports")
+    monkeypatch.setattr(host.Survey, "holders", lambda self, port, ss: {("by-hand", "container by-hand")})
+    looked = host.Survey(None)
+    assert looked.foreign(8000, "", "") == []
+    assert looked.foreign(8001, "vllm-guard", "") == ["container by-hand"]

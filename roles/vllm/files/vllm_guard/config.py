@@ -58,9 +58,11 @@ class Config:
     status_command: tuple[str, ...] = (
         "systemctl", "show", UNIT, "--property=ActiveState,InvocationID,InactiveExitTimestampMonotonic",
     )  # fmt: skip
-    # try-restart leaves a unit alone that somebody stopped meanwhile; reset-failed frees the start limit
+    # reset-failed frees the start limit. A wedged engine has nothing to finish: asked to stop, its server
+    # waits seconds for the core. try-restart leaves a unit alone that somebody stopped meanwhile
     restart_commands: tuple[tuple[str, ...], ...] = (
         ("systemctl", "reset-failed", UNIT),
+        ("docker", "stop", "--time", "0", CONTAINER),
         ("systemctl", "try-restart", UNIT),
     )
     restart_timeout_s: float = 180.0
