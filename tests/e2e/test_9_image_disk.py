@@ -21,7 +21,7 @@ def small_disk(sh: Sh) -> Iterator[None]:
     sh("systemctl stop voicebot vllm docker.socket docker")
     sh(f"mount -t tmpfs -o size=300m tmpfs {DATA} && systemctl start docker")
     yield
-    sh(f"systemctl stop docker.socket docker && umount {DATA} && systemctl start docker")
+    sh(f"systemctl stop docker.socket docker && umount --lazy {DATA} && systemctl start docker")
 
 
 @pytest.mark.usefixtures("small_disk")
