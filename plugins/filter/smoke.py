@@ -51,7 +51,7 @@ _FELT = {"completion": "seconds", "spoken question": "first_audio_s"}
 def slower_checks(
     now: Iterable[Mapping[str, Any]], before: Iterable[Mapping[str, Any]], factor: float
 ) -> list[str]:
-    """Checks of a gate that took more than `factor` times what they took at the gate `before`; [] without one."""
+    """Checks of a gate that took over `factor` times what they took at the gate `before`; [] without one."""
     earlier = {check["name"]: check.get("figures", {}) for check in before}
     found = []
     for check in now:
