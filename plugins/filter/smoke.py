@@ -44,11 +44,31 @@ def smoke_report(checks: Mapping[str, list[Check]], hosts: Iterable[str]) -> dic
     return {"ok": bool(told) and all(host["ok"] for host in told.values()), "hosts": told}
 
 
+# check: the figure whose rise a listener notices, in seconds
+_FELT = {"completion": "seconds", "spoken question": "first_audio_s"}
+
+
+def slower_checks(
+    now: Iterable[Mapping[str, Any]], before: Iterable[Mapping[str, Any]], factor: float
+) -> list[str]:
+    """Checks of a gate that took over `factor` times what they took at the gate `before`; [] without one."""
+    earlier = {check["name"]: check.get("figures", {}) for check in before}
+    found = []
+    for check in now:
+        name, figures = check["name"], check.get("figures", {})
+        figure = _FELT.get(name, "")
+        took, once = figures.get(figure), earlier.get(name, {}).get(figure)
+        if took and once and took > once * float(factor):
+            found.append(f"{name} {took:.2f} s, before {once:.2f} s")
+    return found
+
+
 class FilterModule:
     """Ansible's entry point."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
+            "slower_checks": slower_checks,
             "smoke_model_checks": smoke_model_checks,
             "smoke_report": smoke_report,
             "smoke_table": smoke_table,

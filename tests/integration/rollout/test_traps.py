@@ -24,7 +24,7 @@ ENVIRONMENT = {
     "ANSIBLE_ROLES_PATH": str(STEPS / "roles"),
     "ANSIBLE_TIMEOUT": "2",
 }
-NAMES = ("compare", "drain", "change", "gate", "undrain", "restore")
+NAMES = ("compare", "drain", "change", "undrain", "restore")
 
 
 class Fleet:
