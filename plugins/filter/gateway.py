@@ -155,16 +155,13 @@ def _rate(rate: Any) -> Iterator[str]:
         yield _refusal("gateway_rate", rate, "{requests: N, seconds: M}, both from 1 on", "correct it")
 
 
-def gateway_edges(hosts: Iterable[str], hostvars: Mapping[str, Any], port: int) -> list[dict[str, Any]]:
-    """The edges of these hosts: [{name, address, port}]; the address is where Ansible finds the host.
-
-    port: for hosts that have no gateway_edge_port of their own.
-    """
+def gateway_edges(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The edges of these hosts: [{name, address, port}]; the address is where Ansible finds the host."""
     return [
         {
             "name": host,
             "address": hostvars[host].get("ansible_host", host),
-            "port": hostvars[host].get("gateway_edge_port", port),
+            "port": hostvars[host]["gateway_edge_port"],
         }
         for host in hosts
     ]

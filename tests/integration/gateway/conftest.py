@@ -18,6 +18,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     house = House(tmp_path_factory.mktemp("house"))
     yield house
     house.end()
+    assert [spark.cut_off for spark in house.sparks] == [[], []], (
+        "a check went away before the guard had answered"
+    )
 
 
 @pytest.fixture

@@ -33,8 +33,9 @@ PLAY = """
     - {name: Check, ansible.builtin.import_role: {name: gateway, tasks_from: preflight}}
     - {name: Issue, ansible.builtin.import_role: {name: gateway, tasks_from: certificates}}
     - {name: Write, ansible.builtin.import_role: {name: gateway, tasks_from: configure}}
+    - {name: Verify, ansible.builtin.import_role: {name: gateway, tasks_from: verify}, tags: [never, after]}
 """
-RATE = {"requests": 30, "seconds": 10}
+RATE = {"requests": 60, "seconds": 5}
 CHAT = "/v1/chat/completions"
 
 

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ class Spark:
         self.heal()
         self.engine_port, self.ready_port, self.edge_port = free_port(), free_port(), free_port()
         self.pages = server(self.board, self.ready_port)
+        self.cut_off: list[str] = []  # answers that the guard could not end
+        self.pages.handle_error = lambda *_: self.cut_off.append(traceback.format_exc())  # type: ignore[method-assign]
         threading.Thread(target=self.pages.serve_forever, daemon=True).start()
         self.start()
 

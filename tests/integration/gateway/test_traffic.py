@@ -97,11 +97,13 @@ def metrics(house: House) -> str:
 
 
 def test_each_key_has_its_rate(house: House, client: httpx.Client) -> None:
-    answers = [client.get("/v1/models") for _ in range(RATE["requests"] + 5)]
-    statuses = [answer.status_code for answer in answers]
-    assert statuses[: RATE["requests"]] == [200] * RATE["requests"]
-    assert 429 in statuses  # a slow machine may have been let in again meanwhile
-    refused = answers[statuses.index(429)]
+    statuses: list[int] = []
+    while set(statuses) <= {200}:  # a slow machine stays below the rate for a while
+        refused = client.get("/v1/models")
+        statuses.append(refused.status_code)
+        assert len(statuses) < 10 * RATE["requests"]
+    assert len(statuses) > RATE["requests"]
+    assert refused.status_code == 429
     assert refused.headers["Retry-After"] == str(RATE["seconds"])
     assert refused.json()["error"]["type"] == "rate_limit"
     with house.client(next(house.free_keys)) as neighbour:
@@ -159,7 +161,8 @@ def test_a_reload_cuts_no_stream_and_loses_no_request(house: House, client: http
         asking.start()
         for proxy in house.proxies:
             proxy.reload()
-            assert len(proxy.workers()) >= 1
+            served = len(answers)
+            until(lambda: len(answers) > served + 1, "requests after the reload")  # noqa: B023
         named(house, name).step.release()
         assert stream.event()["number"] == 1
         assert len(house.gateway.workers()) == 2  # the old one lives for this stream
@@ -168,7 +171,7 @@ def test_a_reload_cuts_no_stream_and_loses_no_request(house: House, client: http
     client.close()
     done.set()
     asking.join()
-    assert len(answers) >= 3 and set(answers) == {200}
+    assert set(answers) == {200}
     until(lambda: len(house.gateway.workers()) == 1, "the old process has ended")
 
 
