@@ -54,6 +54,11 @@ class Proxy:
         self.config, self.log = config, config.with_suffix(".log")
         with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(["haproxy", "-Ws", "-f", str(config)], stdout=log, stderr=log)
+        until(lambda: self.loaded() == 1, "HAProxy serves")
+
+    def loaded(self) -> int:
+        """How often a configuration has been put to work."""
+        return self.log.read_text(encoding="utf-8").count("Loading success")
 
     def workers(self) -> set[int]:
         """The processes that serve, old ones with streams left among them."""
@@ -62,10 +67,10 @@ class Proxy:
 
     def reload(self) -> None:
         """As ExecReload does; returns when the new process serves."""
-        before = self.log.read_text(encoding="utf-8").count("Loading success")
+        before = self.loaded()
         subprocess.run(["haproxy", "-Ws", "-f", str(self.config), "-c", "-q"], check=True)
         self.process.send_signal(signal.SIGUSR2)
-        until(lambda: self.log.read_text(encoding="utf-8").count("Loading success") > before, "reload")
+        until(lambda: self.loaded() > before, "reload")
 
     def end(self) -> None:
         self.process.terminate()
