@@ -51,9 +51,10 @@ class Proxy:
     """One HAProxy, as its unit starts and reloads it."""
 
     def __init__(self, config: Path) -> None:
-        self.config, self.log = config, config.with_suffix(".log")
+        self.config, self.log = config, config.parent.with_suffix(".log")
+        argv = ["haproxy", "-Ws", "-f", str(config), "-p", str(config.parent.with_suffix(".pid"))]
         with self.log.open("w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(["haproxy", "-Ws", "-f", str(config)], stdout=log, stderr=log)
+            self.process = subprocess.Popen(argv, stdout=log, stderr=log)
         until(lambda: self.loaded() == 1, "HAProxy serves")
 
     def loaded(self) -> int:
@@ -125,9 +126,13 @@ class House:
         return edges | {"gate": gate}
 
     def configure(self, *options: str) -> subprocess.CompletedProcess[str]:
-        """Run the role below the folder; without systemd no handler reloads anything."""
+        """Run the role below the folder; nothing is started or reloaded."""
         place = f"{self.folder}/{{{{ inventory_hostname }}}}"
-        beats_the_role = {"__gateway_etc": place, "__gateway_run": place, "__gateway_unit_exists": False}
+        beats_the_role = {
+            "__gateway_etc": place,
+            "__gateway_run": place,
+            "__gateway_pid": f"{place}.pid",
+        }
         return subprocess.run(
             [Path(sys.executable).with_name("ansible-playbook"), "-i", self.folder / "hosts.yml",
              self.folder / "play.yml", "-e", json.dumps(beats_the_role), *options],

@@ -14,6 +14,8 @@ import pytest
 
 from tests.integration.gateway.house import ROOT, House
 
+pytestmark = pytest.mark.lab
+
 ALLOWED = {"GET /v1/models", "POST /v1/chat/completions", "POST /v1/completions", "POST /tokenize"}
 # vLLM 0.11's own routes, with those that flags, development mode or task types add.
 SERVED = """

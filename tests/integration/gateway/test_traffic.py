@@ -15,6 +15,8 @@ import pytest
 from tests.integration.gateway.house import CHAT, RATE, House, until
 from tests.integration.gateway.spark import Spark
 
+pytestmark = pytest.mark.lab
+
 
 class Stream:
     """A streamed answer under way, read event by event."""
