@@ -52,7 +52,10 @@ class Proxy:
 
     def __init__(self, config: Path) -> None:
         self.config, self.log = config, config.parent.with_suffix(".log")
-        argv = ["haproxy", "-Ws", "-f", str(config), "-p", str(config.parent.with_suffix(".pid"))]
+        self.start()
+
+    def start(self) -> None:
+        argv = ["haproxy", "-Ws", "-f", str(self.config), "-p", str(self.config.parent.with_suffix(".pid"))]
         with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
         until(lambda: self.loaded() == 1, "HAProxy serves")
@@ -72,6 +75,18 @@ class Proxy:
         subprocess.run(["haproxy", "-Ws", "-f", str(self.config), "-c", "-q"], check=True)
         self.process.send_signal(signal.SIGUSR2)
         until(lambda: self.loaded() > before, "reload")
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Its workers are stopped meanwhile."""
+        workers = self.workers()
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in workers:
+                os.kill(pid, signal.SIGCONT)
 
     def end(self) -> None:
         self.process.terminate()

@@ -56,6 +56,7 @@ def test_bad_settings_are_refused_by_name_before_anything_changes(house: House) 
 def test_check_mode_tells_and_makes_nothing(house: House, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     given = {"__gateway_etc": str(bare), "gateway_ca": str(bare / "ca"), "gateway_metrics_port": 1}
+    given["gateway_certificate"] = str(house.folder / "ca/gate-server.pem")
     done = house.configure("--check", "--limit", "gate", "--tags", "all,after", "-e", json.dumps(given))
     assert done.returncode == 0, done.stdout
     assert "Would bring ca.crt, client.pem, server.pem" in done.stdout

@@ -198,7 +198,14 @@ def test_an_edge_that_is_gone_loses_no_request(house: House, client: httpx.Clien
     try:
         assert where(client, 6) == ["spark-b"] * 6
     finally:
-        house.edge_a.__init__(house.edge_a.config)  # type: ignore[misc]
+        house.edge_a.start()
+
+
+def test_an_edge_that_hangs_loses_no_request_and_is_left_out(house: House, client: httpx.Client) -> None:
+    """As a host without power would: connections are opened to it, and nothing comes back."""
+    with house.edge_a.hanging():
+        assert where(client, 6) == ["spark-b"] * 6
+        until(lambda: house.states()["spark-a"] == "DOWN", "left out")
 
 
 @pytest.mark.parametrize(("cut", "status"), [("before", 502), ("after", 200)])
