@@ -18,6 +18,7 @@ NEEDED = (
     "docker-registry",
     "docker.io",
     "gcc",
+    "haproxy",
     "iproute2",
     "iptables",
     "mmdebstrap",

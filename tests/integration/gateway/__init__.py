@@ -1,0 +1,1 @@
+"""Real HAProxy on loopback, configured by the role itself, before scripted engines."""

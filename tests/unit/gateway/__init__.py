@@ -1,0 +1,1 @@
+"""Edges and gateways without HAProxy: settings and certificates."""
