@@ -228,7 +228,9 @@ class Answering:
         question = next((i.text for i in reversed(self._conversation.items) if i.kind == "user"), "")
         budget = setup.budget(question, self._settings.llm.max_tokens)
         llm = self._stages.llm
-        messages = await fitted(self._conversation, llm, system_role=system_role, reserve=budget)
+        messages = await fitted(
+            self._conversation, llm, system_role=system_role, reserve=budget, prompt=setup.instructions
+        )
         await reply.run(messages, Asking(budget, setup.tools, setup.tool_choice))
 
     def _pass_on(self, answer: _Answer, event: Written | Saying | Spoken) -> None:

@@ -12,9 +12,10 @@ from voicebot import config, rest
 from voicebot.config import Settings
 from voicebot.errors import ConfigError
 from voicebot.llm import OpenAIChat
+from voicebot.stages import Stages
 from voicebot.stt import FasterWhisper
 from voicebot.tts import HibariVoice
-from voicebot.turn import Stages
+from voicebot.turns import VoiceModel
 
 log = logging.getLogger("voicebot")
 
@@ -32,7 +33,7 @@ def serve(settings: Settings) -> None:
     for library in ("httpx", "httpx2", "openai", "faster_whisper"):
         logging.getLogger(library).setLevel(logging.WARNING)
     listener = _bind(settings.server.host, settings.server.port)
-    application = rest.build(settings, load(settings))
+    application = rest.build(settings, load(settings), VoiceModel())
     options = uvicorn.Config(
         application, log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=_STOP_WITHIN_S,

@@ -82,7 +82,9 @@ class Conversation:
         del self.items[: rounds[1]]
         return True
 
-    def window(self, question: str | None = None, *, system_role: bool) -> list[Message]:
+    def window(
+        self, question: str | None = None, *, system_role: bool, prompt: str | None = None
+    ) -> list[Message]:
         """Messages for the next answer; they alternate and begin with a user: every template takes that."""
         items = list(self.items)
         if question is not None:
@@ -92,15 +94,14 @@ class Conversation:
         messages: list[Message] = []
         for item in items:
             _add(messages, _message(item))
-        if system_role and self.system_prompt:
-            return [{"role": "system", "content": self.system_prompt}, *messages]
-        if not self.system_prompt:
+        prompt = self.system_prompt if prompt is None else prompt.strip()
+        if not prompt:
             return messages[1:] if messages and messages[0]["role"] == "assistant" else messages
-        folded: list[Message] = [{"role": "user", "content": self.system_prompt}]
-        if messages and messages[0]["role"] == "user":
-            first: Message = {"role": "user", "content": f"{self.system_prompt}\n\n{messages[0]['content']}"}
-            folded, messages = [first], messages[1:]
-        return folded + messages
+        if system_role:
+            return [{"role": "system", "content": prompt}, *messages]
+        if not messages or messages[0]["role"] != "user":
+            return [{"role": "user", "content": prompt}, *messages]
+        return [{"role": "user", "content": f"{prompt}\n\n{messages[0]['content']}"}, *messages[1:]]
 
     def _rounds(self, items: list[Item] | None = None) -> list[int]:
         """Where each round begins: at a user's words that follow something else."""

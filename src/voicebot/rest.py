@@ -14,20 +14,23 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from voicebot import health, turn
 from voicebot.audio import Recording, decode
 from voicebot.config import Limits, Settings
 from voicebot.conversation import Conversation
 from voicebot.errors import EngineError, TooLargeError, VoicebotError
+from voicebot.metrics import CONTENT_TYPE, Metrics
+from voicebot.realtime.server import Realtime
+from voicebot.turns import VoiceModel
 
 log = logging.getLogger("voicebot")
 
 _CLIENT_CLOSED = 499
 
 
-def build(settings: Settings, stages: turn.Stages) -> Starlette:
+def build(settings: Settings, stages: turn.Stages, voices: VoiceModel) -> Starlette:
     """The web application over loaded stages, which it closes at its end."""
 
     @asynccontextmanager
@@ -63,7 +66,18 @@ def build(settings: Settings, stages: turn.Stages) -> Starlette:
             headers={"Cache-Control": "no-store"},
         )
 
-    routes = [Route("/health", get_health), Route("/v1/turns", post_turn, methods=["POST"])]
+    metrics = Metrics(lambda: stages.stt.waiting)
+
+    async def get_metrics(_request: Request) -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    realtime: Any = Realtime(stages, voices, settings, metrics)
+    routes = [
+        Route("/health", get_health),
+        Route("/metrics", get_metrics),
+        Route("/v1/turns", post_turn, methods=["POST"]),
+        WebSocketRoute("/v1/realtime", realtime.serve),
+    ]
     context: Any = lifespan
     return Starlette(routes=routes, lifespan=context)
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+import soxr
+
 from voicebot import happenings as h
 from voicebot.answering import Answering
 from voicebot.audio import SAMPLE_RATE, Recording
@@ -17,7 +20,7 @@ from voicebot.config import Settings
 from voicebot.conversation import Conversation, Item, new_id
 from voicebot.errors import AudioError, SpeechError
 from voicebot.guess import Guess, Partials
-from voicebot.listening import Listener
+from voicebot.listening import WIRE_RATE, Listener
 from voicebot.metrics import Metrics
 from voicebot.setup import Setup
 from voicebot.stages import Stages
@@ -119,6 +122,15 @@ class Session:
         utterance.guess.begin(recording)
         self._become_item(utterance, recording, time.monotonic(), answer=False)
 
+    def transcribe_into(self, item: Item, pcm: bytes) -> None:
+        """Find the words of an item that the client made of sound."""
+        samples = np.frombuffer(pcm[: len(pcm) // 2 * 2], "<i2").astype(np.float32) / 32768.0
+        recording = Recording(soxr.resample(samples, WIRE_RATE, SAMPLE_RATE))
+        utterance = self._new_utterance(0, item.id)
+        utterance.guess.begin(recording)
+        done = self._answering.awaits(item)
+        self._start(self._transcribe(utterance, item, recording, done))
+
     def clear(self) -> None:
         """Forget sound that is no item yet."""
         self._forget_utterance()
@@ -167,9 +179,9 @@ class Session:
                 self._utterance = None
                 self._end(utterance, signal)
 
-    def _new_utterance(self, start: int) -> _Utterance:
+    def _new_utterance(self, start: int, item_id: str = "") -> _Utterance:
         language = self.setup.persona.language
-        item_id = new_id("item")
+        item_id = item_id or new_id("item")
 
         def agreed(text: str) -> None:
             if utterance.announced:

@@ -25,6 +25,8 @@ class Setup:
     max_tokens: int | None = None
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: Any = "auto"
+    instructions: str | None = None
+    """For one answer, instead of the conversation's."""
 
     def budget(self, question: str, configured: int) -> int:
         """Tokens that an answer may have: the persona's share of the question's length, within limits."""

@@ -11,10 +11,15 @@ _AFTER_TRIMMING = 0.75
 
 
 async def fitted(
-    conversation: Conversation, llm: ChatModel, *, system_role: bool, reserve: int
+    conversation: Conversation,
+    llm: ChatModel,
+    *,
+    system_role: bool,
+    reserve: int,
+    prompt: str | None = None,
 ) -> list[Message]:
     """Messages that leave `reserve` tokens for the answer. Rounds that do not fit are forgotten for good."""
-    messages = conversation.window(system_role=system_role)
+    messages = conversation.window(system_role=system_role, prompt=prompt)
     limit = await llm.context()
     if limit is None or _surely_fits(messages, limit - reserve):
         return messages
@@ -22,7 +27,7 @@ async def fitted(
     if used is None or used + reserve <= limit:
         return messages
     while used + reserve > _AFTER_TRIMMING * limit and conversation.drop_oldest_round():
-        messages = conversation.window(system_role=system_role)
+        messages = conversation.window(system_role=system_role, prompt=prompt)
         used = await llm.count(messages) or 0
     if used + reserve > limit:
         raise EngineError(

@@ -33,6 +33,9 @@ class LoudIsVoice:
         return 0.95 if np.abs(window).mean() > 0.01 else 0.01
 
 
+VOICES = cast(VoiceModel, LoudIsVoice())
+
+
 class Clock:
     """Of the client's loudspeaker."""
 
@@ -58,7 +61,7 @@ class Live:
         self.clock = Clock()
         self.metrics = Metrics()
         self.session = Session(
-            fakes.stages(), cast(VoiceModel, LoudIsVoice()), settings, Setup(rules, **setup),
+            fakes.stages(), VOICES, settings, Setup(rules, **setup),
             self.happened.append, self.metrics, self.clock,
         )  # fmt: skip
 
