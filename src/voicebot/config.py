@@ -84,6 +84,7 @@ class Conversing(_Section):
     threshold: float | None = Field(default=None, gt=0.05, lt=1)
     interrupt_s: float | None = Field(default=None, ge=0.1, le=10)
     speculate: bool = True
+    partials: Literal["auto", "always", "never"] = "auto"
     rounds: int = Field(default=5, ge=0)
     persona: Text = "assistant"
     apology: str = "Sorry, I can't answer right now. Please try again."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Literal
 
 from voicebot.audio import Recording
 from voicebot.errors import SpeechError
@@ -11,6 +12,7 @@ from voicebot.stt import SpeechToText
 
 _FIRST_LOOK_S = 1.0
 _NEXT_LOOK_S = 0.8
+_SLOW_LOOK_S = 0.5
 
 
 class Guess:
@@ -56,31 +58,39 @@ class Guess:
 class Partials:
     """Looks at an utterance as it grows; words are given out once two looks in a row agree on them."""
 
-    def __init__(self, stt: SpeechToText, language: str | None, agreed: Callable[[str], None]) -> None:
+    def __init__(self, stt: SpeechToText, mode: Literal["auto", "always", "never"]) -> None:
+        """One for a session. `auto` ends with the first slow look: looks delay final transcripts."""
         self._stt = stt
+        self._mode = mode
+        self._look: asyncio.Task[None] | None = None
+        self.begin(None, lambda _: None)
+
+    def begin(self, language: str | None, agreed: Callable[[str], None]) -> None:
+        """A new utterance."""
+        self.stop()
         self._language = language
         self._agreed = agreed
-        self._look: asyncio.Task[None] | None = None
         self._before: list[str] = []
         self._given = 0
         self._next = _FIRST_LOOK_S
-        self._interval = _NEXT_LOOK_S
 
     def due(self, seconds: float) -> bool:
         """Whether it is time for a look at an utterance of so many seconds."""
-        return self._look is None and seconds >= self._next and self._stt.waiting == 0
+        willing = self._mode != "never" and self._look is None and self._stt.waiting == 0
+        return willing and seconds >= self._next
 
     def look(self, recording: Recording) -> None:
-        """Take a look; a slow recogniser is asked less often."""
+        """Take a look."""
         self._look = asyncio.create_task(self._transcribe(recording))
 
     async def _transcribe(self, recording: Recording) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            words = (await self._stt.transcribe(recording, language=self._language, partial=True)).split()
+            text = await self._stt.transcribe(recording, language=self._language, partial=True)
         except SpeechError:
-            words = []  # the final transcript will tell
+            text = ""  # the final transcript will tell
+        words = text.split()
         same = 0
         while same < min(len(words), len(self._before)) and words[same] == self._before[same]:
             same += 1
@@ -88,11 +98,15 @@ class Partials:
             self._agreed(" ".join(words[self._given : same]) + " ")
             self._given = same
         self._before = words
-        self._next = recording.seconds + max(self._interval, 2 * (loop.time() - began))
+        took = loop.time() - began
+        if self._mode == "auto" and took > _SLOW_LOOK_S:
+            self._mode = "never"
+        self._next = recording.seconds + max(_NEXT_LOOK_S, 2 * took)
         self._look = None
 
     def stop(self) -> None:
-        """No more looks."""
+        """No more looks at this utterance."""
         if self._look is not None:
             self._look.cancel()
+            self._look = None
         self._next = float("inf")

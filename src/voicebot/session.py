@@ -40,7 +40,6 @@ class _Utterance:
     item_id: str
     start: int
     guess: Guess
-    partials: Partials
     announced: bool = False
     """Until then the client does not know of it: it may be no more than "mm-hm"."""
 
@@ -67,6 +66,7 @@ class Session:
         self.conversation = Conversation(prompt, settings.conversation.rounds)
         self._listener = Listener(voices.detector(), setup.rules, max_s=settings.limits.max_audio_seconds)
         self._answering = Answering(stages, settings, self.conversation, emit, metrics, clock)
+        self._partials = Partials(stages.stt, settings.conversation.partials)
         self._utterance: _Utterance | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -188,8 +188,8 @@ class Session:
                 self._emit(h.Partial(item_id, text))
 
         guess = Guess(self._stages.stt, language, lambda _, text: self._guessed(utterance, text))
-        partials = Partials(self._stages.stt, language, agreed)
-        utterance = _Utterance(item_id, start, guess, partials)
+        self._partials.begin(language, agreed)
+        utterance = _Utterance(item_id, start, guess)
         return utterance
 
     def _announce(self, utterance: _Utterance) -> None:
@@ -211,10 +211,11 @@ class Session:
         if utterance is None or not self.setup.partials or utterance.guess.started:
             return
         samples = self._listener.sample - utterance.start
-        if utterance.partials.due(samples / SAMPLE_RATE):
-            utterance.partials.look(self._listener.cut(utterance.start, self._listener.sample))
+        if self._partials.due(samples / SAMPLE_RATE):
+            self._partials.look(self._listener.cut(utterance.start, self._listener.sample))
 
     def _end(self, utterance: _Utterance, ended: Ended) -> None:
+        self._partials.stop()
         now = time.monotonic()
         spoke_last = now - (ended.end - ended.last_voiced) / SAMPLE_RATE
         recording = self._listener.cut(ended.start, ended.end)
@@ -246,7 +247,6 @@ class Session:
     def _become_item(
         self, utterance: _Utterance, recording: Recording, spoke_last: float, *, answer: bool = True
     ) -> None:
-        utterance.partials.stop()
         item = Item("user", id=utterance.item_id)
         previous = self.conversation.append(item)
         self._emit(h.Committed(item, previous))
@@ -271,7 +271,7 @@ class Session:
     def _forget_utterance(self) -> None:
         if self._utterance is not None:
             self._utterance.guess.drop()
-            self._utterance.partials.stop()
+            self._partials.stop()
             self._utterance = None
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

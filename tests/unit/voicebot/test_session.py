@@ -101,6 +101,16 @@ async def test_partials_are_what_two_looks_agree_on(fakes: Fakes, settings: Sett
     assert len(given) >= 4
 
 
+async def test_a_slow_recogniser_is_not_asked_for_partials_again(fakes: Fakes, settings: Settings) -> None:
+    fakes.stt.delay = 0.6
+    live = Live(fakes, settings, answer=False)
+    await live.say(1.5)
+    await live.wait(lambda: fakes.stt.calls == 1)
+    await asyncio.sleep(0.7)  # the look takes so long
+    await live.say(5)
+    assert fakes.stt.calls == 1
+
+
 async def speaking(fakes: Fakes, settings: Settings) -> Live:
     """An answer has been going on for a second: "One two three four." takes 1.9 s."""
     fakes.llm = FakeLlm([Piece("One two three four. And five"), 30.0])
