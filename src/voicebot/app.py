@@ -12,9 +12,8 @@ from voicebot import config, rest
 from voicebot.config import Settings
 from voicebot.errors import ConfigError
 from voicebot.llm import OpenAIChat
+from voicebot.loading import speech_to_text, text_to_speech
 from voicebot.stages import Stages
-from voicebot.stt import FasterWhisper
-from voicebot.tts import HibariVoice
 from voicebot.turns import VoiceModel
 
 log = logging.getLogger("voicebot")
@@ -24,7 +23,7 @@ _STOP_WITHIN_S = 10
 
 def load(settings: Settings) -> Stages:
     """Load and warm up everything, once."""
-    return Stages(FasterWhisper(settings.stt), OpenAIChat(settings.llm), HibariVoice(settings.tts))
+    return Stages(speech_to_text(settings.stt), OpenAIChat(settings.llm), text_to_speech(settings.tts))
 
 
 def serve(settings: Settings) -> None:

@@ -121,7 +121,7 @@ def _ask(options: argparse.Namespace) -> int:
 
 def _transcribe(options: argparse.Namespace) -> int:
     from voicebot.audio import decode
-    from voicebot.stt import FasterWhisper
+    from voicebot.loading import speech_to_text
 
     settings = config.load(options.config)
     try:
@@ -134,7 +134,7 @@ def _transcribe(options: argparse.Namespace) -> int:
             rule="a file that you may read.",
             remedy="check the path.",
         ) from error
-    recogniser = FasterWhisper(settings.stt)
+    recogniser = speech_to_text(settings.stt)
     print(asyncio.run(recogniser.transcribe(recording)))
     recogniser.close()
     return 0

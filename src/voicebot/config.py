@@ -7,10 +7,10 @@ import os
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from voicebot.errors import ConfigError
@@ -23,6 +23,7 @@ SYSTEM_PROMPT = (
 )
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/]+(/.*)?$")]
 
 
 class _Section(BaseModel):
@@ -37,9 +38,10 @@ class Server(_Section):
 
 
 class Stt(_Section):
-    """Speech to text: a CTranslate2 Whisper model in a local directory."""
+    """Speech to text: a CTranslate2 Whisper model in a local directory, or a server's model by its name."""
 
     model: Path
+    url: Url | None = None
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     compute_type: Literal[
         "default", "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16",
@@ -53,9 +55,7 @@ class Stt(_Section):
 class Llm(_Section):
     """The engine: an OpenAI-compatible server."""
 
-    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/]+(/.*)?$")] = (
-        "http://127.0.0.1:8000/v1"
-    )
+    base_url: Url = "http://127.0.0.1:8000/v1"
     model: Text = "/models/mistral-7b"
     system_prompt: str = SYSTEM_PROMPT
     max_tokens: int = Field(default=256, ge=1)
@@ -95,8 +95,16 @@ class Tts(_Section):
     """Text to speech."""
 
     engine: Literal["hibari"] = "hibari"
+    url: Url | None = None
+    model: str = ""
     voice: Text = "heart"
     speed: float = Field(default=1.0, ge=0.5, le=2.0)
+
+    @model_validator(mode="after")
+    def _model_of_url(self) -> Self:
+        if self.url and not self.model:
+            raise ValueError("tts.url needs tts.model, the name that the server knows")
+        return self
 
 
 class Limits(_Section):

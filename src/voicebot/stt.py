@@ -32,8 +32,10 @@ class Segment:
 class SpeechToText(Protocol):
     """Understands a recording."""
 
-    fault: str
-    """Why the last call failed; empty when it did not."""
+    @property
+    def fault(self) -> str:
+        """Why the last call failed; empty when it did not."""
+        ...
 
     async def transcribe(
         self, recording: Recording, *, language: str | None = None, partial: bool = False
