@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
-from voicebot import health, openai_rest, turn
+from voicebot import health, openai_rest, page, turn
 from voicebot.audio import Recording, decode
 from voicebot.body import read
 from voicebot.config import Settings
@@ -78,6 +78,7 @@ def build(settings: Settings, stages: turn.Stages, voices: VoiceModel) -> Starle
         Route("/v1/turns", post_turn, methods=["POST"]),
         WebSocketRoute("/v1/realtime", realtime.serve),
         *openai_rest.routes(settings, stages),
+        *page.routes(),
     ]
     context: Any = lifespan
     return Starlette(routes=routes, lifespan=context)

@@ -95,7 +95,7 @@ def test_limits(settings: Settings, fakes: Fakes) -> None:
 
 def test_other_methods_and_paths(url: str) -> None:
     assert httpx.get(f"{url}/v1/turns").status_code == 405
-    assert httpx.get(f"{url}/").status_code == 404
+    assert httpx.get(f"{url}/nothing").status_code == 404
 
 
 @pytest.mark.parametrize("moment", ["listening", "answering"])
