@@ -12,9 +12,9 @@ from voicebot import config, rest
 from voicebot.config import Settings
 from voicebot.errors import ConfigError
 from voicebot.llm import OpenAIChat
-from voicebot.stt import FasterWhisper
-from voicebot.tts import HibariVoice
-from voicebot.turn import Stages
+from voicebot.loading import speech_to_text, text_to_speech
+from voicebot.stages import Stages
+from voicebot.turns import VoiceModel
 
 log = logging.getLogger("voicebot")
 
@@ -23,7 +23,7 @@ _STOP_WITHIN_S = 10
 
 def load(settings: Settings) -> Stages:
     """Load and warm up everything, once."""
-    return Stages(FasterWhisper(settings.stt), OpenAIChat(settings.llm), HibariVoice(settings.tts))
+    return Stages(speech_to_text(settings.stt), OpenAIChat(settings.llm), text_to_speech(settings.tts))
 
 
 def serve(settings: Settings) -> None:
@@ -32,7 +32,7 @@ def serve(settings: Settings) -> None:
     for library in ("httpx", "httpx2", "openai", "faster_whisper"):
         logging.getLogger(library).setLevel(logging.WARNING)
     listener = _bind(settings.server.host, settings.server.port)
-    application = rest.build(settings, load(settings))
+    application = rest.build(settings, load(settings), VoiceModel())
     options = uvicorn.Config(
         application, log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=_STOP_WITHIN_S,

@@ -86,6 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument("file", type=Path, metavar="FILE", help="recording, any common format")
     transcribe.set_defaults(run=_transcribe)
 
+    bench = verbs.add_parser(
+        "bench", parents=[configured], help="hold a spoken conversation with itself, and time its stages"
+    )
+    bench.add_argument("files", nargs="*", type=Path, metavar="FILE", help="recordings (default: the sample)")
+    bench.add_argument("--turns", type=int, default=20, metavar="N", help="(default: %(default)s)")
+    bench.add_argument("--json", type=Path, metavar="FILE.json", help="write all figures")
+    bench.set_defaults(run=_bench)
+
     doctor = verbs.add_parser("doctor", parents=[configured], help="examine everything the service needs")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -121,7 +129,7 @@ def _ask(options: argparse.Namespace) -> int:
 
 def _transcribe(options: argparse.Namespace) -> int:
     from voicebot.audio import decode
-    from voicebot.stt import FasterWhisper
+    from voicebot.loading import speech_to_text
 
     settings = config.load(options.config)
     try:
@@ -134,9 +142,22 @@ def _transcribe(options: argparse.Namespace) -> int:
             rule="a file that you may read.",
             remedy="check the path.",
         ) from error
-    recogniser = FasterWhisper(settings.stt)
+    recogniser = speech_to_text(settings.stt)
     print(asyncio.run(recogniser.transcribe(recording)))
     recogniser.close()
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    import json
+
+    from voicebot import ask, bench
+
+    recordings = options.files or [ask.sample()[0]]
+    result = asyncio.run(bench.run(config.load(options.config), recordings, max(1, options.turns)))
+    print(bench.table(result))
+    if options.json:
+        options.json.write_text(json.dumps(vars(result), indent=1), encoding="utf-8")
     return 0
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+from functools import cache
+from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from voicebot.errors import ConfigError
@@ -21,6 +23,7 @@ SYSTEM_PROMPT = (
 )
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/]+(/.*)?$")]
 
 
 class _Section(BaseModel):
@@ -35,9 +38,10 @@ class Server(_Section):
 
 
 class Stt(_Section):
-    """Speech to text: a CTranslate2 Whisper model in a local directory."""
+    """Speech to text: a CTranslate2 Whisper model in a local directory, or a server's model by its name."""
 
     model: Path
+    url: Url | None = None
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     compute_type: Literal[
         "default", "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16",
@@ -51,9 +55,7 @@ class Stt(_Section):
 class Llm(_Section):
     """The engine: an OpenAI-compatible server."""
 
-    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/]+(/.*)?$")] = (
-        "http://127.0.0.1:8000/v1"
-    )
+    base_url: Url = "http://127.0.0.1:8000/v1"
     model: Text = "/models/mistral-7b"
     system_prompt: str = SYSTEM_PROMPT
     max_tokens: int = Field(default=256, ge=1)
@@ -62,12 +64,47 @@ class Llm(_Section):
     first_token_timeout_s: float = Field(default=60.0, gt=0)
 
 
+class Persona(_Section):
+    """Who the assistant is; what is left out stays as configured elsewhere."""
+
+    instructions: str | None = None
+    greeting: str = ""
+    language: Text | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    min_tokens: int = Field(default=64, ge=1)
+    tokens_per_word: int | None = Field(default=None, ge=1)
+
+
+class Conversing(_Section):
+    """Turn taking and memory of live conversations."""
+
+    preset: Literal["commands", "conversation", "long_form"] = "conversation"
+    silence_s: float | None = Field(default=None, ge=0.1, le=10)
+    min_speech_s: float | None = Field(default=None, ge=0, le=10)
+    threshold: float | None = Field(default=None, gt=0.05, lt=1)
+    interrupt_s: float | None = Field(default=None, ge=0.1, le=10)
+    speculate: bool = True
+    partials: Literal["auto", "always", "never"] = "auto"
+    rounds: int = Field(default=5, ge=0)
+    persona: Text = "assistant"
+    apology: str = "Sorry, I can't answer right now. Please try again."
+    log_words: bool = False
+
+
 class Tts(_Section):
     """Text to speech."""
 
     engine: Literal["hibari"] = "hibari"
+    url: Url | None = None
+    model: str = ""
     voice: Text = "heart"
     speed: float = Field(default=1.0, ge=0.5, le=2.0)
+
+    @model_validator(mode="after")
+    def _model_of_url(self) -> Self:
+        if self.url and not self.model:
+            raise ValueError("tts.url needs tts.model, the name that the server knows")
+        return self
 
 
 class Limits(_Section):
@@ -75,6 +112,7 @@ class Limits(_Section):
 
     max_audio_seconds: float = Field(default=120.0, gt=0)
     max_body_mb: float = Field(default=64.0, gt=0)
+    max_sessions: int = Field(default=8, ge=1)
 
 
 class Settings(_Section):
@@ -85,6 +123,26 @@ class Settings(_Section):
     llm: Llm = Llm()
     tts: Tts = Tts()
     limits: Limits = Limits()
+    conversation: Conversing = Conversing()
+    personas: dict[str, Persona] = Field(default_factory=dict)
+
+    def persona(self, name: str) -> Persona:
+        """By its name: one of this configuration's, or of the package's."""
+        everybody = _bundled_personas() | self.personas
+        if name not in everybody:
+            raise ConfigError(
+                "persona",
+                f"The persona {name!r} is unknown.",
+                rule=f"one of {', '.join(sorted(everybody))}.",
+                remedy="add it to `personas`, or name one of them.",
+            )
+        return everybody[name]
+
+
+@cache
+def _bundled_personas() -> dict[str, Persona]:
+    text = (resources.files("voicebot") / "data" / "personas.yml").read_text(encoding="utf-8")
+    return {name: Persona.model_validate(fields) for name, fields in yaml.safe_load(text).items()}
 
 
 def default_path() -> Path:
@@ -126,7 +184,9 @@ def parse(data: object, origin: str) -> Settings:
             remedy=f"write sections: {', '.join(Settings.model_fields)}.",
         )
     try:
-        return Settings.model_validate(data)
+        settings = Settings.model_validate(data)
+        settings.persona(settings.conversation.persona)
+        return settings
     except ValidationError as error:
         found = [_explain(detail, data) for detail in error.errors()]
         raise ConfigError("config_invalid", f"{origin}: " + "\n".join(found)) from error
@@ -152,8 +212,8 @@ def _explain(detail: ErrorDetails, data: dict[Any, Any]) -> str:
 def _known_keys(section: tuple[int | str, ...]) -> list[str]:
     model: Any = Settings
     for part in section:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
+        model = model.model_fields[part].annotation if hasattr(model, "model_fields") else get_args(model)[1]
+    return list(getattr(model, "model_fields", ()))
 
 
 def _elsewhere(name: str) -> list[str]:

@@ -16,8 +16,7 @@ from voicebot.config import Settings
 from voicebot.conversation import Conversation
 from voicebot.errors import ConfigError, VoicebotError
 from voicebot.llm import OpenAIChat
-from voicebot.stt import FasterWhisper
-from voicebot.tts import HibariVoice
+from voicebot.loading import speech_to_text, text_to_speech
 from voicebot.wer import word_error_rate
 
 _PACKAGES = {"av": "av", "faster-whisper": "faster_whisper", "hibari-tts": "hibari", "openai": "openai"}
@@ -123,7 +122,7 @@ def _answer(settings: Settings) -> str:
 
 def _stt(settings: Settings) -> str:
     path, reference = ask.sample()
-    recogniser = FasterWhisper(settings.stt)
+    recogniser = speech_to_text(settings.stt)
     with path.open("rb") as file:
         recording = decode(file, max_seconds=settings.limits.max_audio_seconds)
     started = time.monotonic()
@@ -138,7 +137,7 @@ def _stt(settings: Settings) -> str:
 
 
 def _tts(settings: Settings) -> str:
-    voice = HibariVoice(settings.tts)
+    voice = text_to_speech(settings.tts)
 
     async def speak() -> int:
         return sum([len(pcm) async for pcm in voice.speak("Hello, this is a test.")])

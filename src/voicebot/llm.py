@@ -20,11 +20,34 @@ _LOOK = "systemctl status vllm; journalctl -u vllm; then ask again."
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A part of a call of the client's tool; parts with one index belong together."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What a request may ask for beside the configuration."""
+
+    max_tokens: int | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: Any = "auto"
+
+
+@dataclass(frozen=True)
 class Piece:
     """Some text, and at the end why it ended (`stop`, `length`)."""
 
     text: str
     finish_reason: str | None = None
+    calls: tuple[ToolCall, ...] = ()
+
+
+_AS_CONFIGURED = Asking()
 
 
 class ChatModel(Protocol):
@@ -34,8 +57,18 @@ class ChatModel(Protocol):
         """Make sure that the engine is up; whether its template has a system role."""
         ...
 
-    def stream(self, messages: Sequence[Message]) -> AsyncGenerator[Piece, None]:
+    def stream(
+        self, messages: Sequence[Message], asking: Asking = _AS_CONFIGURED
+    ) -> AsyncGenerator[Piece, None]:
         """The answer as it is written; raises EngineError unless it came to its end."""
+        ...
+
+    async def context(self) -> int | None:
+        """How many tokens a request may have, the answer's included; None where the engine does not say."""
+        ...
+
+    async def count(self, messages: Sequence[Message]) -> int | None:
+        """How many tokens these messages are; None where the engine does not say."""
         ...
 
     async def close(self) -> None:
@@ -60,6 +93,7 @@ class OpenAIChat:
         )
         self._plain = httpx.AsyncClient(timeout=httpx.Timeout(connect, read=2 * connect), trust_env=False)
         self._system_role: bool | None = None
+        self._context: int | None = None
 
     async def prepare(self) -> bool:
         """Ask /health, and once per engine how its template takes a system prompt."""
@@ -70,7 +104,7 @@ class OpenAIChat:
         except httpx.HTTPError as error:
             self._unreachable(error)
         if answer.status_code != httpx.codes.OK:
-            self._system_role = None
+            self._system_role = self._context = None
             what = f"The engine at {self._root} is not healthy: /health answers {answer.status_code}."
             raise EngineError("engine_unhealthy", what, rule="/health answers 200.", remedy=_LOOK)
         if self._system_role is None:
@@ -102,10 +136,36 @@ class OpenAIChat:
         except (ValueError, LookupError, TypeError) as error:
             self._failed("engine_failed", "has no list of models at /models under llm.base_url", error)
 
-    async def stream(self, messages: Sequence[Message]) -> AsyncGenerator[Piece, None]:
+    async def context(self) -> int | None:
+        """max_model_len of the model in the engine's list, asked once per engine."""
+        if self._context is None:
+            try:
+                answer = await self._plain.get(f"{self._settings.base_url.rstrip('/')}/models")
+                models = {model["id"]: model for model in answer.json()["data"]}
+                self._context = models[self._settings.model].get("max_model_len") or 0
+            except httpx.HTTPError as error:
+                self._unreachable(error)
+            except (ValueError, LookupError, TypeError, AttributeError):
+                self._context = 0
+        return self._context or None
+
+    async def count(self, messages: Sequence[Message]) -> int | None:
+        """By the engine's /tokenize, its template included."""
+        body = {"model": self._settings.model, "messages": list(messages)}
+        try:
+            answer = await self._plain.post(f"{self._root}/tokenize", json=body)
+            return int(answer.json()["count"]) if answer.status_code == httpx.codes.OK else None
+        except httpx.HTTPError as error:
+            self._unreachable(error)
+        except (ValueError, LookupError, TypeError):
+            return None
+
+    async def stream(
+        self, messages: Sequence[Message], asking: Asking = _AS_CONFIGURED
+    ) -> AsyncGenerator[Piece, None]:
         """The answer; its end is only believed with a finish_reason, which a cut stream never has."""
         try:
-            async with aclosing(self._pieces(messages)) as pieces:
+            async with aclosing(self._pieces(messages, asking)) as pieces:
                 async for piece in pieces:
                     yield piece
         except openai.APITimeoutError as error:
@@ -128,13 +188,15 @@ class OpenAIChat:
         except ValueError as error:
             self._failed("engine_failed", "sent something that is not a chat answer", error)
 
-    async def _pieces(self, messages: Sequence[Message]) -> AsyncGenerator[Piece, None]:
+    async def _pieces(self, messages: Sequence[Message], asking: Asking) -> AsyncGenerator[Piece, None]:
+        tools: Any = {"tools": list(asking.tools), "tool_choice": asking.tool_choice} if asking.tools else {}
         stream: openai.AsyncStream[ChatCompletionChunk] = await self._chat.chat.completions.create(
             model=self._settings.model,
             messages=cast(list[ChatCompletionMessageParam], list(messages)),
-            max_tokens=self._settings.max_tokens,
+            max_tokens=asking.max_tokens or self._settings.max_tokens,
             temperature=self._settings.temperature,
             stream=True,
+            **tools,
         )
         finished = False
         async with stream:
@@ -143,12 +205,21 @@ class OpenAIChat:
             async for chunk in stream:
                 for choice in chunk.choices[:1]:
                     finished = finished or choice.finish_reason is not None
-                    yield Piece(choice.delta.content or "", choice.finish_reason)
+                    calls = choice.delta.tool_calls or []
+                    parts = [(c.index, c.id, c.function) for c in calls]
+                    yield Piece(
+                        choice.delta.content or "",
+                        choice.finish_reason,
+                        tuple(
+                            ToolCall(index, key or "", (f and f.name) or "", (f and f.arguments) or "")
+                            for index, key, f in parts
+                        ),
+                    )
         if not finished:
             self._failed("engine_cut", "broke off in the middle of its answer", None)
 
     def _unreachable(self, cause: Exception) -> NoReturn:
-        self._system_role = None  # another model may be behind it when it comes back
+        self._system_role = self._context = None  # another model may be behind it when it comes back
         raise EngineError(
             "engine_unreachable",
             f"The engine at {self._root} can't be reached ({type(cause).__name__}).",
@@ -158,7 +229,7 @@ class OpenAIChat:
         ) from cause
 
     def _failed(self, code: str, what: str, cause: Exception | None) -> NoReturn:
-        self._system_role = None
+        self._system_role = self._context = None
         raise EngineError(code, f"The engine at {self._root} {what}.", remedy=_LOOK) from cause
 
     async def close(self) -> None:

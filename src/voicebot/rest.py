@@ -1,10 +1,9 @@
-"""HTTP: GET /health, and POST /v1/turns, which streams one turn in the names of the OpenAI Realtime API."""
+"""HTTP: all routes, and POST /v1/turns, which streams one turn in the names of the OpenAI Realtime API."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -14,20 +13,24 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
-from voicebot import health, turn
+from voicebot import health, openai_rest, page, turn
 from voicebot.audio import Recording, decode
-from voicebot.config import Limits, Settings
+from voicebot.body import read
+from voicebot.config import Settings
 from voicebot.conversation import Conversation
-from voicebot.errors import EngineError, TooLargeError, VoicebotError
+from voicebot.errors import EngineError, VoicebotError
+from voicebot.metrics import CONTENT_TYPE, Metrics
+from voicebot.realtime.server import Realtime
+from voicebot.turns import VoiceModel
 
 log = logging.getLogger("voicebot")
 
 _CLIENT_CLOSED = 499
 
 
-def build(settings: Settings, stages: turn.Stages) -> Starlette:
+def build(settings: Settings, stages: turn.Stages, voices: VoiceModel) -> Starlette:
     """The web application over loaded stages, which it closes at its end."""
 
     @asynccontextmanager
@@ -47,7 +50,7 @@ def build(settings: Settings, stages: turn.Stages) -> Starlette:
 
     async def post_turn(request: Request) -> Response:
         try:
-            body = await _body(request, settings.limits)
+            body = await read(request, settings.limits)
             watch = turn.Stopwatch()
             recording = await asyncio.to_thread(decode, body, max_seconds=settings.limits.max_audio_seconds)
         except ClientDisconnect:
@@ -63,32 +66,22 @@ def build(settings: Settings, stages: turn.Stages) -> Starlette:
             headers={"Cache-Control": "no-store"},
         )
 
-    routes = [Route("/health", get_health), Route("/v1/turns", post_turn, methods=["POST"])]
+    metrics = Metrics(lambda: stages.stt.waiting)
+
+    async def get_metrics(_request: Request) -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    realtime: Any = Realtime(stages, voices, settings, metrics)
+    routes = [
+        Route("/health", get_health),
+        Route("/metrics", get_metrics),
+        Route("/v1/turns", post_turn, methods=["POST"]),
+        WebSocketRoute("/v1/realtime", realtime.serve),
+        *openai_rest.routes(settings, stages),
+        *page.routes(),
+    ]
     context: Any = lifespan
     return Starlette(routes=routes, lifespan=context)
-
-
-async def _body(request: Request, limits: Limits) -> io.BytesIO:
-    """The body within its limit; more is read on for a while, unkept, so that the client hears why."""
-    max_mb = limits.max_body_mb
-    limit = int(max_mb * 1_000_000)
-    body = io.BytesIO()
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received <= limit:
-            body.write(chunk)
-        elif received > 8 * limit:
-            break
-    if received > limit:
-        raise TooLargeError(
-            "body_too_large",
-            f"The recording has more than {max_mb:g} MB.",
-            rule=f"at most {max_mb:g} MB (limits.max_body_mb) "
-            f"and {limits.max_audio_seconds:g} s (limits.max_audio_seconds).",
-            remedy="send a compressed format (FLAC, Opus), cut it, or raise limits.max_body_mb.",
-        )
-    return body
 
 
 async def _server_sent(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial as bind
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,19 +14,46 @@ import numpy as np
 from voicebot.audio import SAMPLE_RATE, Recording, Samples
 from voicebot.config import Stt
 from voicebot.errors import ConfigError, SpeechError
+from voicebot.worker import PriorityWorker
 
 _FILES = ("config.json", "model.bin", "tokenizer.json")
 _WINDOW_SECONDS = 30.0
 
 
+@dataclass(frozen=True)
+class Segment:
+    """Some words and when they are said, in seconds."""
+
+    start: float
+    end: float
+    text: str
+
+
 class SpeechToText(Protocol):
     """Understands a recording."""
 
-    fault: str
-    """Why the last call failed; empty when it did not."""
+    @property
+    def fault(self) -> str:
+        """Why the last call failed; empty when it did not."""
+        ...
 
-    async def transcribe(self, recording: Recording) -> str:
-        """The words said; empty when nothing was."""
+    async def transcribe(
+        self, recording: Recording, *, language: str | None = None, partial: bool = False
+    ) -> str:
+        """The words said; empty when nothing was. A partial look lets all others go first."""
+        ...
+
+    async def segments(self, recording: Recording, *, language: str | None = None) -> list[Segment]:
+        """The words said, with times."""
+        ...
+
+    def check_language(self, language: str) -> None:
+        """Raise ConfigError for a language that the model lacks."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Calls that have not begun."""
         ...
 
     def close(self) -> None:
@@ -61,54 +88,82 @@ class FasterWhisper:
                 rule=f"a complete CTranslate2 Whisper model for {settings.device}/{settings.compute_type}.",
                 remedy="fetch the model again, or correct stt.device and stt.compute_type.",
             ) from error
-        languages: list[str] = self._model.supported_languages
-        if settings.language not in languages:
+        self._languages: list[str] = self._model.supported_languages
+        self.check_language(settings.language)
+        self._worker = PriorityWorker("stt")
+        noise = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
+        self._run(noise, None, threading.Event(), vad=False)
+
+    def check_language(self, language: str) -> None:
+        """Raise ConfigError for a language that the model lacks."""
+        if language not in self._languages:
             raise ConfigError(
                 "stt_language",
-                f"stt.language is {settings.language!r}.",
-                rule=f"a language of {settings.model}: {', '.join(languages)}.",
+                f"stt.language is {language!r}.",
+                rule=f"a language of {self._settings.model}: {', '.join(self._languages)}.",
                 remedy="set stt.language to one of them, or choose a multilingual model.",
             )
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stt")
-        noise = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
-        self._run(noise, threading.Event(), vad=False)
 
-    async def transcribe(self, recording: Recording) -> str:
+    @property
+    def waiting(self) -> int:
+        """Calls that have not begun."""
+        return self._worker.waiting
+
+    async def transcribe(
+        self, recording: Recording, *, language: str | None = None, partial: bool = False
+    ) -> str:
         """The words said; an abandoned call stops at the next segment."""
+        segments = await self._segments(recording, language, urgency=1 if partial else 0)
+        return " ".join(segment.text for segment in segments).strip()
+
+    async def segments(self, recording: Recording, *, language: str | None = None) -> list[Segment]:
+        """The words said, with times."""
+        return await self._segments(recording, language, urgency=0, times=True)
+
+    async def _segments(
+        self, recording: Recording, language: str | None, *, urgency: int, times: bool = False
+    ) -> list[Segment]:
         abandoned = threading.Event()
-        loop = asyncio.get_running_loop()
+        work = bind(self._run, recording.samples, language, abandoned, times=times)
         try:
-            text = await loop.run_in_executor(self._worker, self._run, recording.samples, abandoned)
+            segments = await self._worker.run(work, urgency=urgency)
         except (RuntimeError, ValueError) as error:
             self.fault = f"Speech recognition failed: {error}."
             raise SpeechError("stt_failed", self.fault) from error
         else:
             self.fault = ""
-            return text
+            return segments
         finally:
             abandoned.set()
 
-    def _run(self, samples: Samples, abandoned: threading.Event, vad: bool = True) -> str:
+    def _run(
+        self,
+        samples: Samples,
+        language: str | None,
+        abandoned: threading.Event,
+        vad: bool = True,
+        times: bool = False,
+    ) -> list[Segment]:
         if abandoned.is_set():
-            return ""
+            return []
         segments, _info = self._model.transcribe(
             samples,
-            language=self._settings.language,
+            language=language or self._settings.language,
             beam_size=self._settings.beam_size,
             condition_on_previous_text=False,  # a misheard sentence must not colour the next
-            without_timestamps=len(samples) <= _WINDOW_SECONDS * SAMPLE_RATE,
+            without_timestamps=not times and len(samples) <= _WINDOW_SECONDS * SAMPLE_RATE,
             vad_filter=vad,  # Whisper invents words for silence
         )
-        words: list[str] = []
+        found: list[Segment] = []
         for segment in segments:
             if abandoned.is_set():
                 break
-            words.append(segment.text.strip())
-        return " ".join(words).strip()
+            found.append(Segment(segment.start, segment.end, segment.text.strip()))
+        return found
 
     def close(self) -> None:
         """Let go of the thread."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._worker.close()
 
 
 def check_model(directory: Path) -> None:

@@ -26,8 +26,11 @@ class TextToSpeech(Protocol):
     """Speaks a clause."""
 
     sample_rate: int
-    fault: str
-    """Why the last call failed; empty when it did not."""
+
+    @property
+    def fault(self) -> str:
+        """Why the last call failed; empty when it did not."""
+        ...
 
     def speak(self, clause: str) -> AsyncGenerator[bytes, None]:
         """16-bit mono PCM, in pieces, the first as soon as it is ready."""

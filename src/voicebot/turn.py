@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from voicebot.audio import Recording
-from voicebot.clauses import ClauseSplitter
 from voicebot.conversation import Conversation
-from voicebot.errors import AudioError, EngineError, VoicebotError, first_error
-from voicebot.llm import ChatModel
-from voicebot.stt import SpeechToText
-from voicebot.tts import TextToSpeech
+from voicebot.errors import AudioError, VoicebotError, first_error
+from voicebot.llm import Asking
+from voicebot.reply import Reply, Saying, Spoken, Written
+from voicebot.stages import Stages, Stopwatch
 
-
-@dataclass(frozen=True)
-class Stages:
-    """The loaded engines, shared by all conversations."""
-
-    stt: SpeechToText
-    llm: ChatModel
-    tts: TextToSpeech
+__all__ = [
+    "Done", "Event", "Failed", "Heard", "Spoken", "Stages", "Stopwatch", "Written", "events",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,20 +24,6 @@ class Heard:
     """What the recogniser understood."""
 
     text: str
-
-
-@dataclass(frozen=True)
-class Written:
-    """A piece of the answer's text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """A piece of the answer's speech: 16-bit mono PCM."""
-
-    pcm: bytes
 
 
 @dataclass(frozen=True)
@@ -64,32 +42,6 @@ class Done:
 
 
 Event = Heard | Written | Spoken | Failed | Done
-
-
-@dataclass
-class Stopwatch:
-    """When things first happened; stages are the gaps between them."""
-
-    started: float = field(default_factory=time.monotonic)
-    marks: dict[str, float] = field(default_factory=dict)
-
-    def mark(self, name: str) -> None:
-        """Note the time, once."""
-        self.marks.setdefault(name, time.monotonic())
-
-    def metrics(self) -> dict[str, float]:
-        """Seconds. The stages up to first audio follow one another; the last two count from the start."""
-        spans = {
-            "decode_s": ("started", "decoded"),
-            "stt_s": ("decoded", "heard"),
-            "llm_first_token_s": ("asked", "first_token"),
-            "first_clause_s": ("first_token", "first_clause"),
-            "tts_first_audio_s": ("first_clause", "first_audio"),
-            "first_audio_s": ("started", "first_audio"),
-            "total_s": ("started", "done"),
-        }
-        at = {"started": self.started, **self.marks}
-        return {name: round(at[b] - at[a], 4) for name, (a, b) in spans.items() if a in at and b in at}
 
 
 async def events(
@@ -120,8 +72,6 @@ class _Turn:
         self._conversation = conversation
         self._watch = watch
         self._emit = emit
-        self._clauses: asyncio.Queue[str | None] = asyncio.Queue()
-        self._spoken: list[str] = []
 
     async def run(self, recording: Recording) -> None:
         """From recording to Done."""
@@ -154,45 +104,12 @@ class _Turn:
                 remedy="check the microphone and record again.",
             )
         self._emit(Heard(question))
-        async with asyncio.TaskGroup() as group:
-            writing = group.create_task(self._write(question, system_role=engine.result()))
-            group.create_task(self._speak())
-        self._conversation.add(question, " ".join(self._spoken))
-        return "incomplete" if writing.result() == "length" else "completed"
+        reply = Reply(self._stages, self._watch, self._pass_on)
+        messages = self._conversation.window(question, system_role=engine.result())
+        await reply.run(messages, Asking())
+        self._conversation.add(question, " ".join(reply.spoken))
+        return "incomplete" if reply.cut else "completed"
 
-    async def _write(self, question: str, *, system_role: bool) -> str | None:
-        splitter = ClauseSplitter()
-        reason: str | None = None
-        text = ""
-        messages = self._conversation.window(question, system_role=system_role)
-        self._watch.mark("asked")
-        async with aclosing(self._stages.llm.stream(messages)) as pieces:
-            async for piece in pieces:
-                reason = piece.finish_reason or reason
-                new = piece.text if text else piece.text.lstrip()
-                if not new:
-                    continue
-                text += new
-                self._watch.mark("first_token")
-                self._hand_over(splitter.feed(new))
-                self._emit(Written(new))
-        if not text:
-            raise EngineError(
-                "engine_empty", "The engine's answer is empty.", remedy="ask again, in other words."
-            )
-        self._hand_over(splitter.finish(cut=reason == "length"))
-        self._clauses.put_nowait(None)
-        return reason
-
-    def _hand_over(self, clauses: list[str]) -> None:
-        for clause in clauses:
-            self._watch.mark("first_clause")
-            self._clauses.put_nowait(clause)
-
-    async def _speak(self) -> None:
-        while (clause := await self._clauses.get()) is not None:
-            async with aclosing(self._stages.tts.speak(clause)) as speech:
-                async for pcm in speech:
-                    self._watch.mark("first_audio")
-                    self._emit(Spoken(pcm))
-            self._spoken.append(clause)
+    def _pass_on(self, event: Written | Saying | Spoken) -> None:
+        if not isinstance(event, Saying):
+            self._emit(event)

@@ -48,11 +48,12 @@ def check_platform() -> None:
         say(f"untested: the lab was only tried on Debian 12, this is {name[1] if name else 'something else'}")
 
 
-def install_missing() -> list[str]:
-    """Installs what this machine lacks; returns the names."""
-    query = run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *NEEDED], check=False)
+def install_missing(*more: str) -> list[str]:
+    """Installs what this machine lacks of NEEDED and of more; returns the names."""
+    needed = (*NEEDED, *more)
+    query = run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *needed], check=False)
     missing = sorted(
-        set(NEEDED) - {line.split()[0] for line in query.stdout.splitlines() if line.endswith(" installed")}
+        set(needed) - {line.split()[0] for line in query.stdout.splitlines() if line.endswith(" installed")}
     )
     if missing:
         say(f"installing {' '.join(missing)}")

@@ -113,11 +113,11 @@ def _service(folder: Path, model: Path, engine: str) -> Iterator[Service]:
             process.wait(20)
 
 
-def command(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str | Path, folder: Path, seconds: float = 120) -> subprocess.CompletedProcess[str]:
     """Run `voicebot` with these arguments in a folder."""
     argv = [sys.executable, "-m", "voicebot", *arguments]
     return subprocess.run(
-        argv, capture_output=True, text=True, timeout=120, check=False, cwd=folder, env=_environment()
+        argv, capture_output=True, text=True, timeout=seconds, check=False, cwd=folder, env=_environment()
     )
 
 

@@ -14,9 +14,12 @@ from tests.scripted import Engine, running
 from voicebot.audio import Recording
 from voicebot.config import Llm, Settings, Stt
 from voicebot.conversation import Message
-from voicebot.errors import VoicebotError
-from voicebot.llm import Piece
-from voicebot.turn import Stages
+from voicebot.errors import ConfigError, VoicebotError
+from voicebot.llm import Asking, Piece
+from voicebot.stages import Stages
+from voicebot.stt import Segment
+
+_AS_CONFIGURED = Asking()
 
 
 @pytest.fixture
@@ -40,15 +43,31 @@ class FakeStt:
     delay: float = 0.0
     fault: str = ""
     error: VoicebotError | None = None
+    script: list[str] = field(default_factory=list)
     calls: int = 0
     closed: bool = False
+    waiting: int = 0
+    heard: list[Recording] = field(default_factory=list)
+    languages: list[str | None] = field(default_factory=list)
 
-    async def transcribe(self, recording: Recording) -> str:
+    async def transcribe(
+        self, recording: Recording, *, language: str | None = None, partial: bool = False
+    ) -> str:
         self.calls += 1
+        self.heard.append(recording)
+        self.languages.append(language)
         await asyncio.sleep(self.delay)
         if self.error:
             raise self.error
-        return self.text
+        return self.script.pop(0) if self.script and not partial else self.text
+
+    async def segments(self, recording: Recording, *, language: str | None = None) -> list[Segment]:
+        text = await self.transcribe(recording, language=language)
+        return [Segment(0.0, recording.seconds, text)] if text else []
+
+    def check_language(self, language: str) -> None:
+        if language not in ("en", "de"):
+            raise ConfigError("stt_language", f"stt.language is {language!r}.")
 
     def close(self) -> None:
         self.closed = True
@@ -61,6 +80,8 @@ class FakeLlm:
     pieces: Sequence[Piece | VoicebotError | float] = (Piece("Hello there. How"), Piece(" are you?", "stop"))
     system_role: bool = False
     down: VoicebotError | None = None
+    context_length: int | None = None
+    asked: list[Asking] = field(default_factory=list)
     windows: list[Sequence[Message]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -69,8 +90,17 @@ class FakeLlm:
             raise self.down
         return self.system_role
 
-    async def stream(self, messages: Sequence[Message]) -> AsyncGenerator[Piece, None]:
+    async def context(self) -> int | None:
+        return self.context_length
+
+    async def count(self, messages: Sequence[Message]) -> int | None:
+        return sum(len(m["content"].split()) + 4 for m in messages)
+
+    async def stream(
+        self, messages: Sequence[Message], asking: Asking = _AS_CONFIGURED
+    ) -> AsyncGenerator[Piece, None]:
         self.windows.append(messages)
+        self.asked.append(asking)
         try:
             for piece in self.pieces:
                 if isinstance(piece, VoicebotError):
@@ -95,6 +125,7 @@ class FakeTts:
     fault: str = ""
     error: VoicebotError | None = None
     spoken: list[str] = field(default_factory=list)
+    samples_a_character: int = 1
     on_clause: Callable[[str], None] = lambda _: None
 
     async def speak(self, clause: str) -> AsyncGenerator[bytes, None]:
@@ -102,7 +133,7 @@ class FakeTts:
         self.on_clause(clause)
         if self.error:
             raise self.error
-        yield b"\1\0" * len(clause)
+        yield b"\1\0" * len(clause) * self.samples_a_character
 
     def close(self) -> None:
         """Nothing is open."""

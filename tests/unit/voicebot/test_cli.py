@@ -12,6 +12,7 @@ import pytest
 
 from tests.scripted import free_port, running
 from tests.unit.voicebot.conftest import FakeLlm, Fakes
+from tests.unit.voicebot.live import VOICES
 from voicebot import rest
 from voicebot.ask import sample
 from voicebot.cli import main
@@ -22,7 +23,7 @@ from voicebot.llm import Piece
 
 @pytest.fixture
 def url(settings: Settings, fakes: Fakes) -> Iterator[str]:
-    with running(rest.build(settings, fakes.stages())) as address:
+    with running(rest.build(settings, fakes.stages(), VOICES)) as address:
         yield address
 
 
@@ -144,7 +145,9 @@ def test_the_model_cannot_command_the_terminal(
 ) -> None:
     fakes.llm = FakeLlm([Piece("A\x1b[2J\x07B\u202e.", "stop")])
     fakes.llm.pieces = [Piece("A\x1b[2J\x07B.", "stop")]
-    with running(rest.build(Settings.model_validate({"stt": {"model": "/m"}}), fakes.stages())) as address:
+    with running(
+        rest.build(Settings.model_validate({"stt": {"model": "/m"}}), fakes.stages(), VOICES)
+    ) as address:
         main(["ask", "--sample", "--url", address])
     out = capsys.readouterr().out
     assert "A[2JB." in out

@@ -14,6 +14,7 @@ import pytest
 
 from tests.scripted import Engine, chunk, running
 from tests.unit.voicebot.conftest import FakeLlm, Fakes
+from tests.unit.voicebot.live import VOICES
 from voicebot import rest
 from voicebot.ask import sample
 from voicebot.config import Limits, Llm, Settings
@@ -26,7 +27,7 @@ QUESTION = sample()[0].read_bytes()
 
 @pytest.fixture
 def url(settings: Settings, fakes: Fakes) -> Iterator[str]:
-    with running(rest.build(settings, fakes.stages())) as address:
+    with running(rest.build(settings, fakes.stages(), VOICES)) as address:
         yield address
 
 
@@ -83,7 +84,7 @@ def test_what_is_no_recording_is_refused(url: str, fakes: Fakes, body: bytes, co
 
 def test_limits(settings: Settings, fakes: Fakes) -> None:
     tight = settings.model_copy(update={"limits": Limits(max_audio_seconds=1, max_body_mb=0.2)})
-    with running(rest.build(tight, fakes.stages())) as url:
+    with running(rest.build(tight, fakes.stages(), VOICES)) as url:
         assert post(url).json()["error"]["code"] == "audio_too_long"
         pieces = [bytes(50_000) for _ in range(10)]
         for body in (b"".join(pieces), iter(pieces), iter(pieces * 10)):
@@ -94,14 +95,16 @@ def test_limits(settings: Settings, fakes: Fakes) -> None:
 
 def test_other_methods_and_paths(url: str) -> None:
     assert httpx.get(f"{url}/v1/turns").status_code == 405
-    assert httpx.get(f"{url}/").status_code == 404
+    assert httpx.get(f"{url}/nothing").status_code == 404
 
 
 @pytest.mark.parametrize("moment", ["listening", "answering"])
 def test_a_client_that_goes_away_cancels_the_turn(url: str, fakes: Fakes, moment: str) -> None:
     fakes.stt.delay = 3 if moment == "listening" else 0
     fakes.llm = FakeLlm([Piece("First clause. And"), 30.0])
-    with running(rest.build(Settings.model_validate({"stt": {"model": "/m"}}), fakes.stages())) as address:
+    with running(
+        rest.build(Settings.model_validate({"stt": {"model": "/m"}}), fakes.stages(), VOICES)
+    ) as address:
         timeout = httpx.Timeout(0.3)
         with (
             pytest.raises(httpx.ReadTimeout),
@@ -121,7 +124,7 @@ def test_a_client_that_goes_away_cancels_the_request_to_the_engine(
     engine.script = [chunk("First clause. And"), *[step for _ in range(50) for step in (0.1, chunk(" x"))]]
     stages = Stages(fakes.stt, OpenAIChat(Llm(base_url=f"{engine.url}/v1", model="m")), fakes.tts)
     with (
-        running(rest.build(settings, stages)) as url,
+        running(rest.build(settings, stages, VOICES)) as url,
         httpx.stream("POST", f"{url}/v1/turns", content=QUESTION) as r,
     ):
         next(line for line in r.iter_lines() if "output_audio.delta" in line)
@@ -155,6 +158,6 @@ def test_health(url: str, fakes: Fakes) -> None:
 
 
 def test_stages_are_closed_at_the_end(settings: Settings, fakes: Fakes) -> None:
-    with running(rest.build(settings, fakes.stages())):
+    with running(rest.build(settings, fakes.stages(), VOICES)):
         assert not fakes.stt.closed
     assert fakes.stt.closed

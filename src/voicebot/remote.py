@@ -1,0 +1,159 @@
+"""Speech to text and text to speech by URL: any server of the OpenAI audio API."""
+
+from __future__ import annotations
+
+import io
+import wave
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+
+from voicebot.audio import SAMPLE_RATE, Recording, pcm16
+from voicebot.clauses import speakable
+from voicebot.config import Stt, Tts
+from voicebot.errors import SpeechError
+from voicebot.stt import Segment
+
+_CONNECT_S = 2.0
+_SILENCE_S = 60.0
+_RATE = 24_000
+"""What the OpenAI API calls pcm."""
+
+
+class _Server:
+    """One address; errors are told in one way."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.fault = ""
+        timeout = httpx.Timeout(_SILENCE_S, connect=_CONNECT_S)
+        self.http = httpx.AsyncClient(timeout=timeout, trust_env=False)
+
+    def unreachable(self, code: str, error: Exception) -> SpeechError:
+        self.fault = f"{self.url} can't be reached ({type(error).__name__})."
+        return SpeechError(code, self.fault, remedy="start it, or correct the url.")
+
+    def refused(self, code: str, status: int, body: bytes) -> SpeechError:
+        try:
+            reason = str(httpx.Response(status, content=body).json()["error"]["message"])
+        except (ValueError, LookupError, TypeError):
+            reason = body[:200].decode(errors="replace")
+        self.fault = f"{self.url} answered {status}: {reason}"
+        return SpeechError(code, self.fault)
+
+
+class RemoteSpeech:
+    """POST {url}/audio/transcriptions."""
+
+    def __init__(self, settings: Stt) -> None:
+        self._settings = settings
+        self._server = _Server(str(settings.url))
+        self._waiting = 0
+
+    @property
+    def fault(self) -> str:
+        """Why the last call failed; empty when it did not."""
+        return self._server.fault
+
+    @property
+    def waiting(self) -> int:
+        """Calls that are not answered yet."""
+        return self._waiting
+
+    def check_language(self, language: str) -> None:
+        """The server knows its languages, and refuses others."""
+
+    async def transcribe(
+        self, recording: Recording, *, language: str | None = None, partial: bool = False
+    ) -> str:
+        """The words said."""
+        return str((await self._post(recording, language, "json")).get("text", "")).strip()
+
+    async def segments(self, recording: Recording, *, language: str | None = None) -> list[Segment]:
+        """The words said, with times."""
+        answer = await self._post(recording, language, "verbose_json")
+        return [Segment(s["start"], s["end"], s["text"].strip()) for s in answer.get("segments", [])]
+
+    async def _post(self, recording: Recording, language: str | None, form: str) -> dict[str, Any]:
+        fields = {
+            "model": str(self._settings.model),
+            "language": language or self._settings.language,
+            "response_format": form,
+        }
+        self._waiting += 1
+        try:
+            answer = await self._server.http.post(
+                f"{self._server.url}/audio/transcriptions",
+                data=fields,
+                files={"file": ("speech.wav", _wav(recording), "audio/wav")},
+            )
+            if answer.status_code != httpx.codes.OK:
+                raise self._server.refused("stt_failed", answer.status_code, answer.content)
+            found: dict[str, Any] = answer.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise self._server.unreachable("stt_failed", error) from error
+        finally:
+            self._waiting -= 1
+        self._server.fault = ""
+        return found
+
+    def close(self) -> None:
+        """Connections end with the process."""
+
+
+class RemoteVoice:
+    """POST {url}/audio/speech, streamed as pcm."""
+
+    sample_rate = _RATE
+
+    def __init__(self, settings: Tts) -> None:
+        self._settings = settings
+        self._server = _Server(str(settings.url))
+
+    @property
+    def fault(self) -> str:
+        """Why the last call failed; empty when it did not."""
+        return self._server.fault
+
+    async def speak(self, clause: str) -> AsyncGenerator[bytes, None]:
+        """PCM of one clause, as it arrives."""
+        text = speakable(clause)
+        if not text:
+            return
+        asked = {
+            "model": self._settings.model,
+            "voice": self._settings.voice,
+            "speed": self._settings.speed,
+            "response_format": "pcm",
+            "input": text,
+        }
+        try:
+            async with self._server.http.stream(
+                "POST", f"{self._server.url}/audio/speech", json=asked
+            ) as answer:
+                if answer.status_code != httpx.codes.OK:
+                    raise self._server.refused("tts_failed", answer.status_code, await answer.aread())
+                odd = b""
+                async for piece in answer.aiter_bytes():
+                    whole = odd + piece
+                    even = len(whole) // 2 * 2
+                    odd = whole[even:]
+                    if even:
+                        yield whole[:even]
+        except httpx.HTTPError as error:
+            raise self._server.unreachable("tts_failed", error) from error
+        self._server.fault = ""
+
+    def close(self) -> None:
+        """Connections end with the process."""
+
+
+def _wav(recording: Recording) -> bytes:
+    container = io.BytesIO()
+    with wave.open(container, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(pcm16(recording.samples))
+    return container.getvalue()

@@ -1,0 +1,218 @@
+import { Player } from "./player.js";
+
+const RATE = 24000;
+const STAGES = {
+  endpoint_s: "turn is over", stt_s: "speech to text", prompt_s: "prompt", llm_first_token_s: "first word",
+  first_clause_s: "first clause", tts_first_audio_s: "voice", unexplained_s: "unexplained",
+};
+const $ = (id) => document.getElementById(id);
+const [state, talk, start, hold, manual, text] = ["state", "talk", "start", "hold", "manual", "text"].map($);
+
+let socket = null;
+let player = null;
+let context = null;
+let stream = null;
+let holding = false;
+const lines = new Map();
+
+function line(id, kind) {
+  if (!lines.has(id)) {
+    const item = document.createElement("li");
+    item.className = kind;
+    lines.set(id, item);
+    talk.append(item);
+    item.scrollIntoView({ block: "nearest" });
+  }
+  return lines.get(id);
+}
+
+function send(event) {
+  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(event));
+}
+
+function base64(buffer) {
+  return btoa(String.fromCharCode(...new Uint8Array(buffer)));
+}
+
+function bytes(encoded) {
+  return Uint8Array.from(atob(encoded), (char) => char.charCodeAt(0)).buffer;
+}
+
+/** The user speaks: be silent at once, and say how much was heard. */
+function fallSilent() {
+  if (!player?.playing) return;
+  send({ type: "conversation.item.truncate", item_id: player.item, content_index: 0, audio_end_ms: player.heardMs });
+  player.stop();
+}
+
+const handlers = {
+  "session.updated": () => { state.textContent = "listening"; },
+  "input_audio_buffer.speech_started": (event) => {
+    fallSilent();
+    state.textContent = "you speak";
+    line(event.item_id, "user going").textContent = "…";
+  },
+  "input_audio_buffer.committed": (event) => {
+    line(event.item_id, "user going").textContent ||= "…";
+    state.textContent = "thinking";
+  },
+  "conversation.item.input_audio_transcription.delta": (event) => {
+    const item = line(event.item_id, "user going");
+    item.textContent = item.textContent.replace("…", "") + event.delta;
+  },
+  "conversation.item.input_audio_transcription.completed": (event) => {
+    const item = line(event.item_id, "user");
+    item.textContent = event.transcript || "(nothing)";
+    item.classList.remove("going");
+  },
+  "conversation.item.input_audio_transcription.failed": (event) => {
+    line(event.item_id, "user error").textContent = event.error.message;
+  },
+  "response.output_audio_transcript.delta": (event) => {
+    line(event.item_id, "assistant").textContent += event.delta;
+    state.textContent = "answering";
+  },
+  "response.output_audio.delta": (event) => player.add(event.item_id, bytes(event.delta)),
+  "conversation.item.truncated": (event) => send({ type: "conversation.item.retrieve", item_id: event.item_id }),
+  "conversation.item.retrieved": ({ item }) => {
+    const shown = lines.get(item.id);
+    const heard = item.content?.[0]?.text ?? "";
+    const rest = document.createElement("span");
+    if (item.role !== "assistant" || !shown) return;
+    rest.className = "unheard";
+    rest.textContent = shown.textContent.slice(heard.length);
+    shown.replaceChildren(heard, rest);
+  },
+  "response.done": ({ response }) => {
+    state.textContent = "listening";
+    waterfall(response.metadata ?? {});
+    if (response.status === "failed") line(response.id, "error").textContent = response.status_details.error.message;
+  },
+  error: (event) => {
+    if (event.error.code !== "item_not_found") line(event.event_id, "error").textContent = event.error.message;
+  },
+};
+
+function waterfall(metadata) {
+  const whole = Number(metadata.first_audio_s);
+  if (!whole) return;
+  let before = 0;
+  $("first").textContent = `${Math.round(whole * 1000)} ms to the first sound`;
+  $("stages").replaceChildren(...Object.entries(STAGES).flatMap(([name, label]) => {
+    const seconds = Number(metadata[name] ?? 0);
+    const [term, bar, figure] = ["dt", "dd", "dd"].map((tag) => document.createElement(tag));
+    const mark = document.createElement("span");
+    term.textContent = label;
+    bar.className = "bar";
+    mark.style.left = `${(100 * before) / whole}%`;
+    mark.style.width = `${(100 * Math.max(0, seconds)) / whole}%`;
+    figure.textContent = `${Math.round(seconds * 1000)} ms`;
+    bar.append(mark);
+    before += seconds;
+    return [term, bar, figure];
+  }));
+}
+
+function detection() {
+  // What the configuration says comes back with the first session.created; only the kind is chosen here.
+  return manual.checked ? null : configured;
+}
+
+let configured = { type: "server_vad" };
+
+function agree() {
+  send({ type: "session.update", session: { type: "realtime", audio: { input: { turn_detection: detection() } } } });
+  hold.disabled = !manual.checked || socket === null;
+}
+
+async function open() {
+  if (!navigator.mediaDevices) throw new Error("This browser gives the microphone only on HTTPS or localhost.");
+  stream = await navigator.mediaDevices.getUserMedia({
+    audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true },
+  });
+  context = new AudioContext({ sampleRate: RATE });
+  await context.audioWorklet.addModule("microphone.js");
+  player = new Player(context, RATE);
+  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+  socket = new WebSocket(`${scheme}//${location.host}/v1/realtime${location.search}`, "realtime");
+  socket.onmessage = ({ data }) => {
+    const event = JSON.parse(data);
+    if (event.type === "session.created") {
+      configured = event.session.audio.input.turn_detection ?? configured;
+      agree();
+    }
+    handlers[event.type]?.(event);
+  };
+  socket.onclose = () => close("connection ended");
+  const worklet = new AudioWorkletNode(context, "microphone");
+  worklet.port.onmessage = ({ data }) => {
+    if (!manual.checked || holding) send({ type: "input_audio_buffer.append", audio: base64(data) });
+  };
+  context.createMediaStreamSource(stream).connect(worklet);
+}
+
+function close(why) {
+  stream?.getTracks().forEach((track) => track.stop());
+  player?.stop();
+  context?.close();
+  if (socket) socket.onclose = null;
+  socket?.close();
+  socket = stream = context = player = null;
+  show(false);
+  state.textContent = why;
+}
+
+function show(on) {
+  start.textContent = on ? "Stop" : "Start talking";
+  hold.disabled = !on || !manual.checked;
+  text.disabled = !on;
+  $("write").querySelector("button").disabled = !on;
+}
+
+function press() {
+  if (hold.disabled || holding) return;
+  holding = true;
+  hold.classList.add("down");
+  if (state.textContent === "answering") send({ type: "response.cancel" });
+  fallSilent();
+  send({ type: "input_audio_buffer.clear" });
+  state.textContent = "you speak";
+}
+
+function release() {
+  if (!holding) return;
+  holding = false;
+  hold.classList.remove("down");
+  send({ type: "input_audio_buffer.commit" });
+  send({ type: "response.create" });
+}
+
+start.onclick = async () => {
+  if (socket || stream) return close("not connected");
+  try {
+    state.textContent = "connecting";
+    await open();
+    show(true);
+  } catch (error) {
+    close(error.message);
+  }
+};
+manual.onchange = agree;
+hold.onpointerdown = press;
+hold.onpointerup = hold.onpointercancel = hold.onlostpointercapture = release;
+const isTalkKey = (event) => event.code === "Space" && (event.target === hold || event.target === document.body);
+document.onkeydown = (event) => { if (isTalkKey(event) && !event.repeat) { event.preventDefault(); press(); } };
+document.onkeyup = (event) => { if (isTalkKey(event)) { event.preventDefault(); release(); } };
+$("write").onsubmit = (event) => {
+  event.preventDefault();
+  const words = text.value.trim();
+  if (!words) return;
+  text.value = "";
+  if (state.textContent === "answering") send({ type: "response.cancel" });
+  fallSilent();
+  const id = `item_page${Date.now()}`;
+  const item = { id, type: "message", role: "user", content: [{ type: "input_text", text: words }] };
+  line(id, "user").textContent = words;
+  send({ type: "conversation.item.create", item });
+  send({ type: "response.create" });
+};

@@ -1,0 +1,52 @@
+"""A thread of its own for heavy work, so that the event loop stays free."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class PriorityWorker:
+    """One thread. What is urgent goes before what has waited longer; what was given up never starts."""
+
+    def __init__(self, name: str) -> None:
+        self._queue: queue.PriorityQueue[tuple[int, int, Future[Any] | None, Callable[[], Any]]] = (
+            queue.PriorityQueue()
+        )
+        self._count = itertools.count()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Calls that have not begun."""
+        return self._queue.qsize()
+
+    async def run(self, work: Callable[[], T], *, urgency: int = 0) -> T:
+        """The result of `work`; low numbers go first."""
+        future: Future[T] = Future()
+        self._queue.put((urgency, next(self._count), future, work))
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """End after the call in work."""
+        self._queue.put((-1, next(self._count), None, lambda: None))
+
+    def _work(self) -> None:
+        while True:
+            _, _, future, work = self._queue.get()
+            if future is None:
+                return
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 (the caller gets it)
+                future.set_exception(error)

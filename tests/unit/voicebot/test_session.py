@@ -1,0 +1,389 @@
+"""A live conversation: turns, speculation, barge-in, memory, and going on after failures."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.scripted import Engine, chunk
+from tests.unit.voicebot.conftest import FakeLlm, Fakes
+from tests.unit.voicebot.live import RULES, Live, sound
+from voicebot import happenings as h
+from voicebot.config import Conversing, Limits, Llm, Persona, Settings
+from voicebot.errors import AudioError, EngineError, SpeechError
+from voicebot.llm import OpenAIChat, Piece, ToolCall
+from voicebot.setup import Setup
+from voicebot.turns.rules import semantic
+
+
+async def test_a_turn(fakes: Fakes, settings: Settings) -> None:
+    live = Live(fakes, settings)
+    await live.pause(0.5)
+    await live.say()
+    await live.pause()
+    done = await live.until(h.ReplyDone)
+    assert [type(x) for x in live.happened] == [
+        h.SpeechStarted, h.SpeechStopped, h.Committed, h.Transcribed, h.ReplyStarted,
+        *[type(x) for x in live.happened[5:-1]], h.ReplyDone,
+    ]  # fmt: skip
+    started, stopped = live.of(h.SpeechStarted)[0], live.of(h.SpeechStopped)[0]
+    assert started.at_ms == pytest.approx(200, abs=64)
+    assert stopped.at_ms == pytest.approx(1800, abs=64)
+    assert (done.status, done.text) == ("completed", "Hello there. How are you?")
+    assert live.window()[1:] == ["user: what is a spark", "assistant: Hello there. How are you?"]
+    await live.session.close()
+
+
+async def test_spans_add_up_to_the_first_sound_and_the_rest_is_shown(
+    fakes: Fakes, settings: Settings
+) -> None:
+    fakes.llm = FakeLlm([0.05, Piece("One"), 0.05, Piece(" two. Three", "stop")])
+    fakes.stt.delay = 0.05
+    live = Live(fakes, settings)
+    await live.say()
+    await live.pause()
+    metrics = (await live.until(h.ReplyDone)).metrics
+    parts = ["endpoint_s", "stt_s", "prompt_s", "llm_first_token_s", "first_clause_s", "tts_first_audio_s"]
+    assert set(parts) < set(metrics)
+    whole = sum(metrics[part] for part in parts) + metrics["unexplained_s"]
+    assert whole == pytest.approx(metrics["first_audio_s"], abs=1e-3)
+    assert abs(metrics["unexplained_s"]) < 0.005
+    assert 'voicebot_stage_seconds_count{stage="first_audio"} 1' in live.metrics.text()
+
+
+async def test_the_final_transcript_begins_in_the_silence(fakes: Fakes, settings: Settings) -> None:
+    fakes.stt.delay = 0.01
+    live = Live(fakes, settings, partials=False)
+    await live.say()
+    await live.pause(0.3)
+    await live.wait(lambda: fakes.stt.calls == 1)
+    assert live.of(h.SpeechStopped) == []
+    await live.pause(0.4)
+    await live.until(h.ReplyDone)
+    assert fakes.stt.calls == 1, "what was begun early is used, not done again"
+    assert 'voicebot_speculations_total{fate="used"} 1' in live.metrics.text()
+
+
+async def test_a_transcript_begun_too_early_is_dropped(fakes: Fakes, settings: Settings) -> None:
+    fakes.stt.script = ["half", "half and half"]
+    live = Live(fakes, settings, partials=False)
+    await live.say()
+    await live.pause(0.3)
+    await live.say()
+    await live.pause()
+    await live.until(h.ReplyDone)
+    assert [t.text for t in live.of(h.Transcribed)] == ["half and half"]
+    assert fakes.stt.heard[-1].seconds > 1.8
+    assert 'voicebot_speculations_total{fate="dropped"} 1' in live.metrics.text()
+
+
+async def test_without_speculation(fakes: Fakes, settings: Settings) -> None:
+    quiet = settings.model_copy(update={"conversation": Conversing(speculate=False)})
+    live = Live(fakes, quiet, partials=False)
+    await live.say()
+    await live.pause(0.3)
+    assert fakes.stt.calls == 0
+    await live.pause(0.4)
+    await live.until(h.ReplyDone)
+
+
+async def test_partials_are_what_two_looks_agree_on(fakes: Fakes, settings: Settings) -> None:
+    live = Live(fakes, settings)
+    for text in ("the quick brown box", "the quick brown fox jumps", "the quick brown fox jumped over"):
+        fakes.stt.text = text
+        await live.say(1.3)
+    await live.pause()
+    await live.until(h.ReplyDone)
+    given = "".join(p.text for p in live.of(h.Partial)).split()
+    assert given == ["the", "quick", "brown", "fox", "jumped", "over"][: len(given)]
+    assert len(given) >= 4
+
+
+async def test_a_slow_recogniser_is_not_asked_for_partials_again(fakes: Fakes, settings: Settings) -> None:
+    fakes.stt.delay = 0.6
+    live = Live(fakes, settings, answer=False)
+    await live.say(1.5)
+    await live.wait(lambda: fakes.stt.calls == 1)
+    await asyncio.sleep(0.7)  # the look takes so long
+    await live.say(5)
+    assert fakes.stt.calls == 1
+
+
+async def speaking(fakes: Fakes, settings: Settings) -> Live:
+    """An answer has been going on for a second: "One two three four." takes 1.9 s."""
+    fakes.llm = FakeLlm([Piece("One two three four. And five"), 30.0])
+    fakes.tts.samples_a_character = 2400
+    live = Live(fakes, settings)
+    await live.say()
+    await live.pause()
+    await live.until(h.ReplyAudio)
+    live.clock.now += 1.0
+    return live
+
+
+async def test_speech_interrupts_and_memory_keeps_what_was_heard(fakes: Fakes, settings: Settings) -> None:
+    live = await speaking(fakes, settings)
+    began = time.monotonic()
+    await live.say(0.7)
+    await live.until(h.ReplyDone)
+    assert live.of(h.ReplyDone)[0].status == "cancelled"
+    assert live.of(h.Truncated)[0].audio_end_ms == pytest.approx(1000, abs=10)
+    await asyncio.wait_for(asyncio.to_thread(fakes.llm.cancelled.wait), 0.1)
+    assert time.monotonic() - began < 1
+    assert live.window()[-1] == "assistant: One two"
+    fakes.llm = FakeLlm()
+    heard_before = len(live.of(h.ReplyAudio))
+    await asyncio.sleep(0.05)
+    assert len(live.of(h.ReplyAudio)) == heard_before, "nothing of the old answer comes after"
+    assert "voicebot_barge_ins_total 1" in live.metrics.text()
+
+
+async def test_what_the_client_says_about_playback_counts_more(fakes: Fakes, settings: Settings) -> None:
+    live = await speaking(fakes, settings)
+    await live.say(0.7)
+    item = (await live.until(h.ReplyDone)).reply.item_id
+    live.session.truncate(item, 1500)
+    assert live.window()[-1] == "assistant: One two three"
+    live.session.truncate(item, 100)
+    assert live.window()[-1] == "user: what is a spark"
+    with pytest.raises(AudioError, match=r"audio_end_ms is 99999\. Rule: at most 1900\."):
+        live.session.truncate(item, 99_999)
+    with pytest.raises(AudioError, match="no spoken item"):
+        live.session.truncate("item_none", 0)
+
+
+async def test_an_answer_that_is_only_being_played_is_interrupted_too(
+    fakes: Fakes, settings: Settings
+) -> None:
+    fakes.tts.samples_a_character = 2400
+    live = Live(fakes, settings)
+    await live.say()
+    await live.pause()
+    await live.until(h.ReplyDone)
+    live.clock.now += 0.7
+    assert live.session.talking
+    await live.say(0.7)
+    assert live.of(h.Truncated)[0].audio_end_ms == pytest.approx(700, abs=10)
+    assert live.window()[-1] == "assistant: Hello"
+
+
+@pytest.mark.parametrize("text", ["Mm-hm.", "Yeah.", ""])
+async def test_going_on_is_no_interruption(fakes: Fakes, settings: Settings, text: str) -> None:
+    live = await speaking(fakes, settings)
+    fakes.stt.text = text
+    before = len(live.happened)
+    await live.say(0.4)
+    await live.pause()
+    await live.wait(lambda: "voicebot_backchannels_total 1" in live.metrics.text())
+    assert live.happened[before:] == []
+    assert live.session.talking
+
+
+async def test_one_short_word_that_means_it_interrupts(fakes: Fakes, settings: Settings) -> None:
+    live = await speaking(fakes, settings)
+    fakes.stt.text = "Stop."
+    await live.say(0.3)
+    await live.pause(0.2)
+    assert (await live.until(h.ReplyDone)).status == "cancelled"
+
+
+async def test_clicks_do_not_interrupt(fakes: Fakes, settings: Settings) -> None:
+    live = await speaking(fakes, settings)
+    for _ in range(5):
+        await live.say(0.03)
+        await live.pause(0.6)
+    assert live.of(h.ReplyDone) == []
+
+
+async def test_yes_is_answered_where_nobody_else_speaks(fakes: Fakes, settings: Settings) -> None:
+    fakes.stt.text = "Yes."
+    live = Live(fakes, settings)
+    await live.say(0.3)
+    await live.pause()
+    assert (await live.until(h.ReplyDone)).status == "completed"
+
+
+async def test_nothing_heard_is_not_answered(fakes: Fakes, settings: Settings) -> None:
+    fakes.stt.text = ""
+    live = Live(fakes, settings)
+    await live.say()
+    await live.pause()
+    await live.until(h.Transcribed)
+    await live.wait(lambda: not live.session.talking)
+    assert live.of(h.ReplyStarted) == []
+    assert fakes.llm.windows == []
+
+
+async def test_a_barge_in_ends_the_engines_request(fakes: Fakes, settings: Settings, engine: Engine) -> None:
+    engine.script = [chunk("First one. And"), *[step for _ in range(80) for step in (0.1, chunk(" x"))]]
+    fakes.llm = OpenAIChat(Llm(base_url=f"{engine.url}/v1", model="m"))  # type: ignore[assignment]
+    live = Live(fakes, settings)
+    await live.say()
+    await live.pause()
+    await live.until(h.ReplyAudio)
+    await live.say(0.7)
+    assert (await live.until(h.ReplyDone)).status == "cancelled"
+    assert await asyncio.to_thread(engine.abandoned.wait, 2)
+    await fakes.llm.close()
+
+
+async def test_slow_recognition_merges_no_turns(fakes: Fakes, settings: Settings) -> None:
+    fakes.stt.delay = 0.3
+    fakes.stt.script = ["first", "second"]
+    live = Live(fakes, settings, partials=False, answer=False)
+    for _ in range(2):
+        await live.session.hear(sound(0.8) + sound(0.7, 0))
+    await live.until(h.Transcribed, 2)
+    assert [t.text for t in live.of(h.Transcribed)] == ["first", "second"]
+    assert len(live.of(h.SpeechStopped)) == 2
+
+
+@pytest.mark.parametrize("size", [1, 7, 960, 1_000_000])
+async def test_packets_of_any_size(fakes: Fakes, settings: Settings, size: int) -> None:
+    live = Live(fakes, settings, answer=False, partials=False)
+    pcm = sound(0.2, 0) + sound(0.4) + sound(0.6, 0)
+    for start in range(0, len(pcm), size):
+        await live.session.hear(pcm[start : start + size])
+    await live.until(h.Transcribed)
+    assert live.of(h.SpeechStarted)[0].at_ms == pytest.approx(0, abs=64)
+    assert fakes.stt.calls == 1
+    assert fakes.stt.heard[0].seconds == pytest.approx(0.2 + 0.4 + 0.1, abs=0.1)
+
+
+FAULTS = [EngineError("engine_cut", "cut"), EngineError("engine_refused", "400: too long")]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda e: str(e.code))
+@pytest.mark.parametrize("before", [(), (Piece("Well, let me see. I"),)], ids=["at once", "midway"])
+async def test_a_failing_engine_is_apologised_for_and_the_session_goes_on(
+    fakes: Fakes, settings: Settings, fault: EngineError, before: tuple[Piece, ...]
+) -> None:
+    fakes.llm = FakeLlm([*before, 0.05, fault])
+    live = Live(fakes, settings, partials=False)
+    await live.say()
+    await live.pause()
+    done = await live.until(h.ReplyDone)
+    assert done.status == "failed"
+    assert done.error is fault
+    assert fakes.tts.spoken[-1].startswith("Sorry, ")
+    live.clock.now += 60
+    fakes.llm.pieces = [Piece("Better now.", "stop")]
+    await live.say()
+    await live.pause()
+    assert (await live.until(h.ReplyDone, 2)).status == "completed"
+    assert fakes.stt.calls == 2, "each turn's sound is transcribed once"
+    assert live.window()[1:] == ["user: what is a spark\nwhat is a spark", "assistant: Better now."]
+
+
+async def test_an_engine_that_is_down(fakes: Fakes, settings: Settings) -> None:
+    fakes.llm.down = EngineError("engine_unreachable", "down")
+    live = Live(fakes, settings)
+    await live.say()
+    await live.pause()
+    done = await live.until(h.ReplyDone)
+    assert (done.status, done.error) == ("failed", fakes.llm.down)
+    assert live.of(h.ReplyAudio)
+
+
+async def test_a_voice_that_fails(fakes: Fakes, settings: Settings) -> None:
+    fakes.tts.error = SpeechError("tts_failed", "no voice")
+    live = Live(fakes, settings)
+    await live.say()
+    await live.pause()
+    assert (await live.until(h.ReplyDone)).status == "failed"
+    fakes.tts.error = None
+    await live.say()
+    await live.pause()
+    assert (await live.until(h.ReplyDone, 2)).status == "completed"
+
+
+async def test_ears_that_fail(fakes: Fakes, settings: Settings) -> None:
+    fakes.stt.error = SpeechError("stt_failed", "no ears")
+    live = Live(fakes, settings)
+    await live.say()
+    await live.pause()
+    assert (await live.until(h.NotTranscribed)).error is fakes.stt.error
+    fakes.stt.error = None
+    await live.say()
+    await live.pause()
+    assert (await live.until(h.ReplyDone)).status == "completed"
+
+
+async def test_push_to_talk(fakes: Fakes, settings: Settings) -> None:
+    live = Live(fakes, settings, rules=None)
+    with pytest.raises(AudioError, match="holds 0 ms of sound"):
+        live.session.commit()
+    await live.say(0.5)
+    await live.pause(2)
+    assert live.happened == []
+    live.session.commit()
+    await live.until(h.Transcribed)
+    live.session.respond()
+    with pytest.raises(AudioError, match="already being made"):
+        live.session.respond()
+    assert (await live.until(h.ReplyDone)).status == "completed"
+    assert fakes.stt.heard[0].seconds == pytest.approx(2.5, abs=0.1)
+    await live.say(0.5)
+    live.session.clear()
+    with pytest.raises(AudioError, match="holds 0 ms"):
+        live.session.commit()
+
+
+async def test_push_to_talk_has_a_limit(fakes: Fakes, settings: Settings) -> None:
+    tight = settings.model_copy(update={"limits": Limits(max_audio_seconds=2)})
+    live = Live(fakes, tight, rules=None)
+    with pytest.raises(AudioError, match="only its last 2 s are kept"):
+        await live.session.hear(sound(3))
+    await live.session.hear(sound(1))
+    live.session.commit()
+    await live.until(h.Transcribed)
+    assert fakes.stt.heard[0].seconds == pytest.approx(2, abs=0.1)
+
+
+async def test_a_semantic_turn_ends_early_on_finished_words(fakes: Fakes, settings: Settings) -> None:
+    rules = semantic(RULES, "medium")
+    for text, stops in (("What is a Spark?", 1), ("What is the", 0)):
+        fakes.stt.text = text
+        live = Live(fakes, settings, rules=rules, answer=False, partials=False)
+        await live.say()
+        await live.pause(0.5)
+        assert len(live.of(h.SpeechStopped)) == stops
+        await live.pause(1)
+        assert len(live.of(h.SpeechStopped)) == 1
+
+
+async def test_a_persona(fakes: Fakes, settings: Settings) -> None:
+    persona = settings.persona("customer-service").model_copy(update={"language": "de"})
+    live = Live(fakes, settings, persona=persona)
+    live.session.greet()
+    assert (await live.until(h.ReplyDone)).text == "Hello, how can I help you?"
+    live.clock.now += 60
+    await live.say()
+    await live.pause()
+    await live.until(h.ReplyDone, 2)
+    (window,) = fakes.llm.windows
+    assert window[0]["content"].startswith("You are a professional customer support assistant.")
+    assert window[1] == {"role": "assistant", "content": "Hello, how can I help you?"}
+    assert fakes.llm.asked[0].max_tokens == 64, "max(64, 5 tokens for each of 4 words)"
+    assert set(fakes.stt.languages) == {"de"}
+
+
+def test_budgets() -> None:
+    setup = Setup(None, Persona(tokens_per_word=5, max_tokens=512))
+    assert [setup.budget("word " * n, 256) for n in (1, 20, 500)] == [64, 100, 512]
+    assert Setup(None).budget("word", 256) == 256
+
+
+async def test_a_tool(fakes: Fakes, settings: Settings) -> None:
+    parts = [ToolCall(0, "c1", "clock", ""), ToolCall(0, "", "", '{"a":1}')]
+    fakes.llm = FakeLlm([*(Piece("", None, (part,)) for part in parts), Piece("", "tool_calls")])
+    live = Live(fakes, settings, tools=({"type": "function", "name": "clock"},))
+    await live.say()
+    await live.pause()
+    done = await live.until(h.ReplyDone)
+    (call,) = done.calls
+    assert (call.name, call.call_id, call.text) == ("clock", "c1", '{"a":1}')
+    assert fakes.llm.asked[0].tools
+    assert "assistant: " in live.window()[-1]
