@@ -21,6 +21,7 @@ import voicebot
 from tests.scripted import Engine, chunk, free_port, running
 
 START_WITHIN_S = 90
+ROOT = Path(__file__).parents[3]
 ANSWER = "The Spark is a small computer for your desk. It listens, thinks and speaks, all by itself."
 
 
@@ -99,13 +100,13 @@ def _service(folder: Path, model: Path, engine: str) -> Iterator[Service]:
     log = folder / "service.log"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, log.open("wb") as output:
         notify.bind(str(folder / "notify"))
-        environment = _environment() | {"NOTIFY_SOCKET": str(folder / "notify")}
+        told = environment() | {"NOTIFY_SOCKET": str(folder / "notify")}
         command = [sys.executable, "-m", "voicebot", "serve", "--config", str(config)]
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=told)
         try:
             notify.settimeout(START_WITHIN_S)
-            told = [notify.recv(100)]
-            yield Service(f"http://127.0.0.1:{port}", process, log, config, told)
+            ready = [notify.recv(100)]
+            yield Service(f"http://127.0.0.1:{port}", process, log, config, ready)
         except TimeoutError:
             pytest.fail(f"not ready within {START_WITHIN_S} s: {log.read_text()}")
         finally:
@@ -117,11 +118,12 @@ def command(*arguments: str | Path, folder: Path, seconds: float = 120) -> subpr
     """Run `voicebot` with these arguments in a folder."""
     argv = [sys.executable, "-m", "voicebot", *arguments]
     return subprocess.run(
-        argv, capture_output=True, text=True, timeout=seconds, check=False, cwd=folder, env=_environment()
+        argv, capture_output=True, text=True, timeout=seconds, check=False, cwd=folder, env=environment()
     )
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Of processes that run this source tree."""
     return {**os.environ, "PYTHONPATH": str(Path(voicebot.__file__).parents[1])}
 
 
