@@ -98,7 +98,7 @@ def altered_inventory(tmp_path: Path, golden: dict[str, str]) -> Path:
 
 PARIS = {"prompt": "What is the capital of France? Answer with one word.", "pattern": "(?i)\\bparis\\b"}
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "exits": ({"vllm_args": {"no-such-flag": True}}, "was restarted"),
+    "exits": ({"vllm_args": {"no-such-flag": True}}, "unrecognized arguments: --no-such-flag"),
     "nonsense": ({"vllm_model": "lab-tiny"}, "golden question: "),
     "hangs": ({"vllm_args": {"headless": True}, "vllm_start_timeout": 150}, "vllm.service"),
 }
