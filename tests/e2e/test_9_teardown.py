@@ -21,6 +21,8 @@ OURS = (
     "/var/lib/spark-voicebot",
     "/usr/local/lib/vllm-guard",
     "/etc/vllm-guard.json",
+    "/etc/systemd/system/ssh.service.d/50-memory-min.conf",
+    "/etc/ansible/facts.d/spark.fact",
 )
 FOREIGN = """set -e
 mkdir -p /srv/models/mine && echo mine > /srv/models/mine/weights
