@@ -86,10 +86,16 @@ class Spark:
         self.heal()
         self.engine_port, self.ready_port, self.edge_port = free_port(), free_port(), free_port()
         self.pages = server(self.board, self.ready_port)
+        self.visits = 0
+        self.pages.verify_request = self._visited  # type: ignore[method-assign]
         self.cut_off: list[str] = []  # answers that the guard could not end
         self.pages.handle_error = lambda *_: self.cut_off.append(traceback.format_exc())  # type: ignore[method-assign]
         threading.Thread(target=self.pages.serve_forever, daemon=True).start()
         self.start()
+
+    def _visited(self, request: object, client_address: object) -> bool:
+        self.visits += 1
+        return True
 
     def heal(self) -> None:
         """The guard finds the engine alive, and goes on doing so."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.integration.gateway.house import ROOT, House
+from tests.integration.gateway.house import ROOT, House, until
 
 pytestmark = pytest.mark.lab
 
@@ -130,6 +130,15 @@ def test_readiness_is_for_gateways_and_is_the_guards(house: House, askers: dict[
     assert askers["edge: a gateway's"]("GET /ready") == "503"
     refused = {who: ask("GET /ready") for who, ask in askers.items() if who != "edge: a gateway's"}
     assert list(refused.values()) == ["no TLS"] * 3 + ["401"] * 2 + ["404"]
+
+
+def test_a_check_goes_only_after_the_guard_has_said_all(house: House) -> None:
+    """Otherwise the guard's journal would fill with broken connections."""
+    visits = [spark.visits for spark in house.sparks]
+    for spark in house.sparks:
+        spark.cut_off.clear()
+    until(lambda: all(s.visits >= v + 4 for s, v in zip(house.sparks, visits, strict=True)), "four checks")
+    assert [spark.cut_off for spark in house.sparks] == [[], []]
 
 
 def test_a_gateway_speaks_to_no_edge_of_another_name_or_ca(house: House) -> None:
