@@ -88,6 +88,8 @@ def _take(event: dict[str, Any], result: Answer, speech: WavWriter, screen: _Scr
         case "response.output_audio_transcript.delta":
             screen.more("Answer", event["delta"])
             result.answer += event["delta"]
+        case "response.output_audio_transcript.done":
+            result.answer = event["transcript"]
         case "response.output_audio.delta":
             if result.client_first_audio_s is None:
                 result.client_first_audio_s = round(time.monotonic() - started, 4)

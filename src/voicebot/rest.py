@@ -112,6 +112,8 @@ def to_realtime(event: turn.Event) -> dict[str, Any]:
             return {"type": "response.output_audio_transcript.delta", "delta": text}
         case turn.Spoken(pcm):
             return {"type": "response.output_audio.delta", "delta": base64.b64encode(pcm).decode()}
+        case turn.Said(text):
+            return {"type": "response.output_audio_transcript.done", "transcript": text}
         case turn.Failed(error):
             return {"type": "error", "error": error.as_dict()}
         case turn.Done(status, metrics):

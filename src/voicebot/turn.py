@@ -15,13 +15,20 @@ from voicebot.reply import Reply, Saying, Spoken, Written
 from voicebot.stages import Stages, Stopwatch
 
 __all__ = [
-    "Done", "Event", "Failed", "Heard", "Spoken", "Stages", "Stopwatch", "Written", "events",
+    "Done", "Event", "Failed", "Heard", "Said", "Spoken", "Stages", "Stopwatch", "Written", "events",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Heard:
     """What the recogniser understood."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """The answer as it was spoken: without the unfinished sentence that llm.max_tokens left."""
 
     text: str
 
@@ -41,7 +48,7 @@ class Done:
     metrics: dict[str, float]
 
 
-Event = Heard | Written | Spoken | Failed | Done
+Event = Heard | Written | Spoken | Said | Failed | Done
 
 
 async def events(
@@ -107,7 +114,9 @@ class _Turn:
         reply = Reply(self._stages, self._watch, self._pass_on)
         messages = self._conversation.window(question, system_role=engine.result())
         await reply.run(messages, Asking())
-        self._conversation.add(question, " ".join(reply.spoken))
+        said = " ".join(reply.spoken)
+        self._emit(Said(said))
+        self._conversation.add(question, said)
         return "incomplete" if reply.cut else "completed"
 
     def _pass_on(self, event: Written | Saying | Spoken) -> None:

@@ -14,7 +14,7 @@ from voicebot.audio import Recording
 from voicebot.conversation import Conversation
 from voicebot.errors import EngineError, SpeechError
 from voicebot.llm import Piece
-from voicebot.turn import Done, Event, Failed, Heard, Spoken, Stopwatch, Written, events
+from voicebot.turn import Done, Event, Failed, Heard, Said, Spoken, Stopwatch, Written, events
 
 SECOND = Recording(np.zeros(16_000, np.float32))
 
@@ -67,7 +67,7 @@ async def test_the_first_clause_is_spoken_while_the_rest_is_written(fakes: Fakes
     fakes.llm = FakeLlm([Piece("First clause. And"), 0.2, Piece(" then more.", "stop")])
     happened = await run(fakes)
     kinds = [type(event) for event in happened]
-    assert kinds == [Heard, Written, Spoken, Written, Spoken, Done]
+    assert kinds == [Heard, Written, Spoken, Written, Spoken, Said, Done]
 
 
 async def test_the_engine_is_asked_for_health_while_the_recogniser_works(fakes: Fakes) -> None:
@@ -115,10 +115,11 @@ async def test_an_empty_answer_is_a_failure(fakes: Fakes, pieces: tuple[Piece, .
 
 async def test_a_token_cap_drops_the_unfinished_sentence(fakes: Fakes) -> None:
     fakes.llm = FakeLlm([Piece("It is good. It is bett", "length")])
-    done = (await run(fakes))[-1]
+    *_, said, done = await run(fakes)
     assert isinstance(done, Done)
     assert done.status == "incomplete"
     assert fakes.tts.spoken == ["It is good."]
+    assert said == Said("It is good.")
 
 
 async def test_leaving_cancels_everything(fakes: Fakes) -> None:
