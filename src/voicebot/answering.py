@@ -171,7 +171,7 @@ class Answering:
         engine = asyncio.create_task(self._stages.llm.prepare()) if text is None else None
         try:
             if before is not None:
-                await asyncio.wait({before})
+                await _ended(before)
             while self._awaited:
                 await next(iter(self._awaited.values())).wait()
             watch.mark("heard")
@@ -284,7 +284,7 @@ class Answering:
             self._spoken[answer.info.item_id] = answer.playback
             while len(self._spoken) > 2 * max(1, self._settings.conversation.rounds):
                 del self._spoken[next(iter(self._spoken))]
-        if status in ("completed", "incomplete"):
+        if status != "cancelled":
             self._task = None  # the next one may begin before this coroutine has ended
         answer.watch.mark("done")
         metrics = answer.watch.metrics()
@@ -296,3 +296,12 @@ class Answering:
         timing = " ".join(f"{name}={seconds:.2f}" for name, seconds in metrics.items())
         log.info("answer %s: %s", status, timing)
         self._emit(h.ReplyDone(answer.info, status, text, reason, error, tuple(answer.calls), metrics))
+
+
+async def _ended(before: asyncio.Task[None]) -> None:
+    """Wait for an earlier answer; whoever cancels the later one cancels both."""
+    try:
+        await asyncio.wait({before})
+    except asyncio.CancelledError:
+        before.cancel()
+        raise

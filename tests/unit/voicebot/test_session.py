@@ -205,6 +205,27 @@ async def test_yes_is_answered_where_nobody_else_speaks(fakes: Fakes, settings: 
     assert (await live.until(h.ReplyDone)).status == "completed"
 
 
+async def test_answers_that_may_not_be_interrupted_come_one_after_the_other(
+    fakes: Fakes, settings: Settings
+) -> None:
+    fakes.llm = FakeLlm([0.4, Piece("One.", "stop")])
+    live = Live(fakes, settings, interrupt=False)
+    for _ in range(2):
+        await live.say()
+        await live.pause()
+    await live.until(h.ReplyDone, 2)
+    assert [r.status for r in live.of(h.ReplyDone)] == ["completed", "completed"]
+    fakes.llm.pieces = [30.0]
+    for _ in range(2):
+        await live.say()
+        await live.pause()
+    await live.until(h.ReplyStarted, 3)
+    live.session.cancel()
+    assert (await live.until(h.ReplyDone, 3)).status == "cancelled"
+    await asyncio.wait_for(asyncio.to_thread(fakes.llm.cancelled.wait), 1)
+    await live.wait(lambda: not live.session.talking)
+
+
 async def test_nothing_heard_is_not_answered(fakes: Fakes, settings: Settings) -> None:
     fakes.stt.text = ""
     live = Live(fakes, settings)
