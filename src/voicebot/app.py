@@ -32,7 +32,7 @@ def serve(settings: Settings) -> None:
     for library in ("httpx", "httpx2", "openai", "faster_whisper"):
         logging.getLogger(library).setLevel(logging.WARNING)
     listener = _bind(settings.server.host, settings.server.port)
-    application = rest.build(settings, load(settings), VoiceModel())
+    application = rest.build(settings, load(settings), VoiceModel(settings.conversation.smart_turn))
     options = uvicorn.Config(
         application, log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=_STOP_WITHIN_S,

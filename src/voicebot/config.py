@@ -83,6 +83,7 @@ class Conversing(_Section):
     min_speech_s: float | None = Field(default=None, ge=0, le=10)
     threshold: float | None = Field(default=None, gt=0.05, lt=1)
     interrupt_s: float | None = Field(default=None, ge=0.1, le=10)
+    smart_turn: Path | None = None
     speculate: bool = True
     partials: Literal["auto", "always", "never"] = "auto"
     rounds: int = Field(default=5, ge=0)

@@ -9,8 +9,9 @@ import pytest
 
 from tests.scripted import Engine, chunk
 from tests.unit.voicebot.conftest import FakeLlm, Fakes
-from tests.unit.voicebot.live import RULES, Live, sound
+from tests.unit.voicebot.live import RULES, Live, LoudIsVoice, sound
 from voicebot import happenings as h
+from voicebot.audio import Recording
 from voicebot.config import Conversing, Limits, Llm, Persona, Settings
 from voicebot.errors import AudioError, EngineError, SpeechError
 from voicebot.llm import OpenAIChat, Piece, ToolCall
@@ -408,3 +409,23 @@ async def test_a_tool(fakes: Fakes, settings: Settings) -> None:
     assert (call.name, call.call_id, call.text) == ("clock", "c1", '{"a":1}')
     assert fakes.llm.asked[0].tools
     assert "assistant: " in live.window()[-1]
+
+
+async def test_a_sound_that_is_finished_ends_a_semantic_turn_sooner(
+    fakes: Fakes, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Turns:
+        asked = 0
+
+        async def sounds_finished(self, _recording: Recording) -> bool:
+            self.asked += 1
+            return True
+
+    turns = Turns()
+    monkeypatch.setattr(LoudIsVoice, "turns", turns)
+    fakes.stt.text = "What is the"  # the words alone would make it wait for 1.2 s
+    live = Live(fakes, settings, rules=semantic(RULES, "medium"), answer=False, partials=False)
+    await live.say()
+    await live.pause(0.5)
+    assert turns.asked == 1
+    assert len(live.of(h.SpeechStopped)) == 1
