@@ -200,7 +200,7 @@ class Answering:
             if generation == self._generation:
                 self._pass_on(answer, event)
 
-        reply = Reply(self._stages, watch, pass_on, aloud=setup.aloud)
+        reply = Reply(self._stages, watch, pass_on, aloud=setup.aloud, voice=setup.persona.voice)
         try:
             if engine is None:
                 await reply.say(text or "")
@@ -212,7 +212,7 @@ class Answering:
                 if generation == self._generation:
                     self._fail(answer, VoicebotError("internal_error", "The answer failed."))
                 raise
-            await self._apologise(generation, answer, cause)
+            await self._apologise(generation, answer, cause, setup.persona.voice)
             if generation == self._generation:
                 self._fail(answer, cause)
             return
@@ -248,13 +248,15 @@ class Answering:
                 answer.playback.sent(len(pcm) / 2 / self._stages.tts.sample_rate)
                 self._emit(h.ReplyAudio(answer.info, pcm))
 
-    async def _apologise(self, generation: int, answer: _Answer, cause: VoicebotError) -> None:
+    async def _apologise(
+        self, generation: int, answer: _Answer, cause: VoicebotError, voice: str | None
+    ) -> None:
         """Nobody should wait in silence; not remembered, for the model did not say it."""
         apology = self._settings.conversation.apology
         if not answer.info.aloud or not apology or isinstance(cause, SpeechError):
             return
         try:
-            async for pcm in self._stages.tts.speak(apology):
+            async for pcm in self._stages.tts.speak(apology, voice):
                 if generation != self._generation:
                     return
                 if not answer.begun:

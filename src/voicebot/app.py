@@ -23,7 +23,8 @@ _STOP_WITHIN_S = 10
 
 def load(settings: Settings) -> Stages:
     """Load and warm up everything, once."""
-    return Stages(speech_to_text(settings.stt), OpenAIChat(settings.llm), text_to_speech(settings.tts))
+    voice = text_to_speech(settings.tts, settings.voices())
+    return Stages(speech_to_text(settings.stt), OpenAIChat(settings.llm), voice)
 
 
 def serve(settings: Settings) -> None:

@@ -69,6 +69,7 @@ class Persona(_Section):
 
     instructions: str | None = None
     greeting: str = ""
+    voice: Text | None = None
     language: Text | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     min_tokens: int = Field(default=64, ge=1)
@@ -126,6 +127,10 @@ class Settings(_Section):
     limits: Limits = Limits()
     conversation: Conversing = Conversing()
     personas: dict[str, Persona] = Field(default_factory=dict)
+
+    def voices(self) -> list[str]:
+        """Those that personas speak with, beside tts.voice."""
+        return [persona.voice for persona in self.personas.values() if persona.voice]
 
     def persona(self, name: str) -> Persona:
         """By its name: one of this configuration's, or of the package's."""

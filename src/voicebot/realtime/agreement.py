@@ -60,7 +60,11 @@ class Agreement:
                         "interrupt_response": True,
                     },
                 },
-                "output": {"format": dict(PCM), "voice": settings.tts.voice, "speed": settings.tts.speed},
+                "output": {
+                    "format": dict(PCM),
+                    "voice": persona.voice or settings.tts.voice,
+                    "speed": settings.tts.speed,
+                },
             },
         }
 

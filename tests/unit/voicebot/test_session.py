@@ -276,7 +276,7 @@ async def test_a_semantic_turn_ends_early_on_finished_words(fakes: Fakes, settin
 
 
 async def test_a_persona(fakes: Fakes, settings: Settings) -> None:
-    persona = settings.persona("customer-service").model_copy(update={"language": "de"})
+    persona = settings.persona("customer-service").model_copy(update={"language": "de", "voice": "emma"})
     live = Live(fakes, settings, persona=persona)
     live.session.greet()
     assert (await live.until(h.ReplyDone)).text == "Hello, how can I help you?"
@@ -289,6 +289,7 @@ async def test_a_persona(fakes: Fakes, settings: Settings) -> None:
     assert window[1] == {"role": "assistant", "content": "Hello, how can I help you?"}
     assert fakes.llm.asked[0].max_tokens == 64, "max(64, 5 tokens for each of 4 words)"
     assert set(fakes.stt.languages) == {"de"}
+    assert set(fakes.tts.voices) == {"emma"}
 
 
 def test_budgets() -> None:
