@@ -171,7 +171,7 @@ class Answering:
         engine = asyncio.create_task(self._stages.llm.prepare()) if text is None else None
         try:
             if before is not None:
-                await asyncio.wait({before})
+                await _ended(before)
             while self._awaited:
                 await next(iter(self._awaited.values())).wait()
             watch.mark("heard")
@@ -200,7 +200,7 @@ class Answering:
             if generation == self._generation:
                 self._pass_on(answer, event)
 
-        reply = Reply(self._stages, watch, pass_on, aloud=setup.aloud)
+        reply = Reply(self._stages, watch, pass_on, aloud=setup.aloud, voice=setup.persona.voice)
         try:
             if engine is None:
                 await reply.say(text or "")
@@ -212,7 +212,7 @@ class Answering:
                 if generation == self._generation:
                     self._fail(answer, VoicebotError("internal_error", "The answer failed."))
                 raise
-            await self._apologise(generation, answer, cause)
+            await self._apologise(generation, answer, cause, setup.persona.voice)
             if generation == self._generation:
                 self._fail(answer, cause)
             return
@@ -248,13 +248,15 @@ class Answering:
                 answer.playback.sent(len(pcm) / 2 / self._stages.tts.sample_rate)
                 self._emit(h.ReplyAudio(answer.info, pcm))
 
-    async def _apologise(self, generation: int, answer: _Answer, cause: VoicebotError) -> None:
+    async def _apologise(
+        self, generation: int, answer: _Answer, cause: VoicebotError, voice: str | None
+    ) -> None:
         """Nobody should wait in silence; not remembered, for the model did not say it."""
         apology = self._settings.conversation.apology
         if not answer.info.aloud or not apology or isinstance(cause, SpeechError):
             return
         try:
-            async for pcm in self._stages.tts.speak(apology):
+            async for pcm in self._stages.tts.speak(apology, voice):
                 if generation != self._generation:
                     return
                 if not answer.begun:
@@ -284,7 +286,7 @@ class Answering:
             self._spoken[answer.info.item_id] = answer.playback
             while len(self._spoken) > 2 * max(1, self._settings.conversation.rounds):
                 del self._spoken[next(iter(self._spoken))]
-        if status in ("completed", "incomplete"):
+        if status != "cancelled":
             self._task = None  # the next one may begin before this coroutine has ended
         answer.watch.mark("done")
         metrics = answer.watch.metrics()
@@ -296,3 +298,12 @@ class Answering:
         timing = " ".join(f"{name}={seconds:.2f}" for name, seconds in metrics.items())
         log.info("answer %s: %s", status, timing)
         self._emit(h.ReplyDone(answer.info, status, text, reason, error, tuple(answer.calls), metrics))
+
+
+async def _ended(before: asyncio.Task[None]) -> None:
+    """Wait for an earlier answer; whoever cancels the later one cancels both."""
+    try:
+        await asyncio.wait({before})
+    except asyncio.CancelledError:
+        before.cancel()
+        raise

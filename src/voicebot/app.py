@@ -23,7 +23,8 @@ _STOP_WITHIN_S = 10
 
 def load(settings: Settings) -> Stages:
     """Load and warm up everything, once."""
-    return Stages(speech_to_text(settings.stt), OpenAIChat(settings.llm), text_to_speech(settings.tts))
+    voice = text_to_speech(settings.tts, settings.voices())
+    return Stages(speech_to_text(settings.stt), OpenAIChat(settings.llm), voice)
 
 
 def serve(settings: Settings) -> None:
@@ -32,7 +33,7 @@ def serve(settings: Settings) -> None:
     for library in ("httpx", "httpx2", "openai", "faster_whisper"):
         logging.getLogger(library).setLevel(logging.WARNING)
     listener = _bind(settings.server.host, settings.server.port)
-    application = rest.build(settings, load(settings), VoiceModel())
+    application = rest.build(settings, load(settings), VoiceModel(settings.conversation.smart_turn))
     options = uvicorn.Config(
         application, log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=_STOP_WITHIN_S,

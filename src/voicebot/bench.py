@@ -63,7 +63,7 @@ async def run(settings: Settings, recordings: Sequence[Path], turns: int) -> Res
     llm = settings.llm.model_copy(update={"temperature": 0.0})
     talk = settings.conversation.model_copy(update={"rounds": 0, "partials": "never"})
     settings = settings.model_copy(update={"llm": llm, "conversation": talk})
-    stages, voices = await asyncio.to_thread(lambda: (app.load(settings), VoiceModel()))
+    stages, voices = await asyncio.to_thread(lambda: (app.load(settings), VoiceModel(talk.smart_turn)))
     spoken = [_trimmed(_read(path, settings), voices) for path in recordings]
     result = Result(base_rules(talk).silence_s)
     async with _serving(settings, stages, voices) as url, _connected(url) as connection:

@@ -69,6 +69,7 @@ class Persona(_Section):
 
     instructions: str | None = None
     greeting: str = ""
+    voice: Text | None = None
     language: Text | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     min_tokens: int = Field(default=64, ge=1)
@@ -83,6 +84,7 @@ class Conversing(_Section):
     min_speech_s: float | None = Field(default=None, ge=0, le=10)
     threshold: float | None = Field(default=None, gt=0.05, lt=1)
     interrupt_s: float | None = Field(default=None, ge=0.1, le=10)
+    smart_turn: Path | None = None
     speculate: bool = True
     partials: Literal["auto", "always", "never"] = "auto"
     rounds: int = Field(default=5, ge=0)
@@ -125,6 +127,10 @@ class Settings(_Section):
     limits: Limits = Limits()
     conversation: Conversing = Conversing()
     personas: dict[str, Persona] = Field(default_factory=dict)
+
+    def voices(self) -> list[str]:
+        """Those that personas speak with, beside tts.voice."""
+        return [persona.voice for persona in self.personas.values() if persona.voice]
 
     def persona(self, name: str) -> Persona:
         """By its name: one of this configuration's, or of the package's."""

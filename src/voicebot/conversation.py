@@ -70,10 +70,6 @@ class Conversation:
         """Forget one item."""
         self.items = [item for item in self.items if item.id != item_id]
 
-    def forget(self) -> None:
-        """Forget everything but the system prompt."""
-        self.items.clear()
-
     def drop_oldest_round(self) -> bool:
         """Forget the oldest round for good; False where only the last one is left."""
         rounds = self._rounds()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from voicebot.config import Stt, Tts
 from voicebot.remote import RemoteSpeech, RemoteVoice
 from voicebot.stt import FasterWhisper, SpeechToText
@@ -13,6 +15,6 @@ def speech_to_text(settings: Stt) -> SpeechToText:
     return RemoteSpeech(settings) if settings.url else FasterWhisper(settings)
 
 
-def text_to_speech(settings: Tts) -> TextToSpeech:
-    """Loaded and warm, or a client of a server."""
-    return RemoteVoice(settings) if settings.url else HibariVoice(settings)
+def text_to_speech(settings: Tts, others: Iterable[str] = ()) -> TextToSpeech:
+    """Loaded and warm, or a client of a server; `others` are the voices of personas."""
+    return RemoteVoice(settings) if settings.url else HibariVoice(settings, others)

@@ -116,14 +116,14 @@ class RemoteVoice:
         """Why the last call failed; empty when it did not."""
         return self._server.fault
 
-    async def speak(self, clause: str) -> AsyncGenerator[bytes, None]:
+    async def speak(self, clause: str, voice: str | None = None) -> AsyncGenerator[bytes, None]:
         """PCM of one clause, as it arrives."""
         text = speakable(clause)
         if not text:
             return
         asked = {
             "model": self._settings.model,
-            "voice": self._settings.voice,
+            "voice": voice or self._settings.voice,
             "speed": self._settings.speed,
             "response_format": "pcm",
             "input": text,

@@ -41,11 +41,14 @@ Emit = Callable[[Written | Saying | Spoken], None]
 class Reply:
     """Cancel the task that runs it, and the engine's request and the voice end with it."""
 
-    def __init__(self, stages: Stages, watch: Stopwatch, emit: Emit, *, aloud: bool = True) -> None:
+    def __init__(
+        self, stages: Stages, watch: Stopwatch, emit: Emit, *, aloud: bool = True, voice: str | None = None
+    ) -> None:
         self._stages = stages
         self._watch = watch
         self._emit = emit
         self._aloud = aloud
+        self._voice = voice
         self._clauses: asyncio.Queue[str | None] = asyncio.Queue()
         self._calls: dict[int, ToolCall] = {}
         self._reason: str | None = None
@@ -114,7 +117,7 @@ class Reply:
         while (clause := await self._clauses.get()) is not None:
             if self._aloud:
                 self._emit(Saying(clause))
-                async with aclosing(self._stages.tts.speak(clause)) as speech:
+                async with aclosing(self._stages.tts.speak(clause, self._voice)) as speech:
                     async for pcm in speech:
                         self._watch.mark("first_audio")
                         self._emit(Spoken(pcm))

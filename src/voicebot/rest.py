@@ -41,6 +41,8 @@ def build(settings: Settings, stages: turn.Stages, voices: VoiceModel) -> Starle
             log.warning("the engine is not ready yet: %s", error)
         yield
         stages.stt.close()
+        if voices.turns:
+            voices.turns.close()
         stages.tts.close()
         await stages.llm.close()
 

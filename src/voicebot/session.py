@@ -25,6 +25,7 @@ from voicebot.metrics import Metrics
 from voicebot.setup import Setup
 from voicebot.stages import Stages
 from voicebot.turns import Ended, Insisted, Paused, Resumed, Signal, Started, VoiceModel
+from voicebot.turns.smart import TurnModel
 from voicebot.turns.words import only_go_on, seem_finished
 
 log = logging.getLogger("voicebot")
@@ -40,6 +41,7 @@ class _Utterance:
     item_id: str
     start: int
     guess: Guess
+    pauses: int = 0
     announced: bool = False
     """Until then the client does not know of it: it may be no more than "mm-hm"."""
 
@@ -58,6 +60,7 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stages = stages
+        self._voices = voices
         self._settings = settings
         self.setup = setup
         self._emit = emit
@@ -170,14 +173,30 @@ class Session:
                     self._announce(utterance)
             case Insisted() if utterance and not utterance.announced:
                 self._announce(utterance)
-            case Paused(start, end) if utterance and self._settings.conversation.speculate:
-                utterance.guess.begin(self._listener.cut(start, end))
+            case Paused(start, end) if utterance:
+                self._pause(utterance, self._listener.cut(start, end))
             case Resumed() if utterance:
+                utterance.pauses += 1
                 self._metrics.speculation("dropped", utterance.guess.started)
                 utterance.guess.drop()
             case Ended() if utterance:
                 self._utterance = None
                 self._end(utterance, signal)
+
+    def _pause(self, utterance: _Utterance, recording: Recording) -> None:
+        if self._settings.conversation.speculate:
+            utterance.guess.begin(recording)
+        rules, turns = self.setup.rules, self._voices.turns
+        if turns is not None and rules is not None and rules.unfinished_s is not None:
+            self._start(self._ask_sound(turns, utterance, utterance.pauses, recording))
+
+    async def _ask_sound(
+        self, turns: TurnModel, utterance: _Utterance, pause: int, recording: Recording
+    ) -> None:
+        """Sooner than the words, the sound may tell that the turn is over."""
+        finished = await turns.sounds_finished(recording)
+        if finished and utterance is self._utterance and utterance.pauses == pause:
+            self._listener.words_seem_finished(True)
 
     def _new_utterance(self, start: int, item_id: str = "") -> _Utterance:
         language = self.setup.persona.language
@@ -202,7 +221,8 @@ class Session:
     def _guessed(self, utterance: _Utterance, text: str) -> None:
         """Words of a pause: they may interrupt an answer, and tell whether more will come."""
         if utterance is self._utterance:
-            self._listener.words_seem_finished(seem_finished(text))
+            if seem_finished(text):
+                self._listener.words_seem_finished(True)
             if not utterance.announced and not only_go_on(text):
                 self._announce(utterance)
 

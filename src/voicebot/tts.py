@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,8 +32,8 @@ class TextToSpeech(Protocol):
         """Why the last call failed; empty when it did not."""
         ...
 
-    def speak(self, clause: str) -> AsyncGenerator[bytes, None]:
-        """16-bit mono PCM, in pieces, the first as soon as it is ready."""
+    def speak(self, clause: str, voice: str | None = None) -> AsyncGenerator[bytes, None]:
+        """16-bit mono PCM, in pieces, the first at once; by the configured voice or this one."""
         ...
 
     def close(self) -> None:
@@ -44,33 +44,23 @@ class TextToSpeech(Protocol):
 class HibariVoice:
     """hibari-tts: English, about 130 times real time on one core; no download at run time."""
 
-    def __init__(self, settings: Tts) -> None:
-        """Load and warm up: blocks for a second or so."""
-        from hibari import Hibari
-        from hibari.voices import VOICES, cache_dir, voice_path
-
-        try:
-            voice_path(settings.voice, download_missing=False)
-        except (ValueError, FileNotFoundError) as error:
-            here = [name for name in VOICES if VOICES[name].get("bundled")]
-            raise ConfigError(
-                "tts_voice",
-                f"tts.voice is {settings.voice!r}, which is not on this host.",
-                rule="a voice that comes with the package or lies in the cache; none is downloaded.",
-                remedy=f"set tts.voice to {' or '.join(here)}, or put the voice's file into {cache_dir()}.",
-            ) from error
-        self._hibari = Hibari(voice=settings.voice)
+    def __init__(self, settings: Tts, others: Iterable[str] = ()) -> None:
+        """Load and warm up all voices that may be asked for: blocks for a second or so."""
+        self._default = settings.voice
         self._speed = settings.speed
         self.fault = ""
-        self.sample_rate: int = self._hibari.sample_rate
+        names = dict.fromkeys([settings.voice, *others])
+        self._voices = {name: _loaded(name) for name in names}
+        self.sample_rate: int = self._voices[self._default].sample_rate
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tts")
-        list(self._synthesise("Ready."))
+        for name in names:
+            list(self._synthesise("Ready.", name))
 
-    async def speak(self, clause: str) -> AsyncGenerator[bytes, None]:
+    async def speak(self, clause: str, voice: str | None = None) -> AsyncGenerator[bytes, None]:
         """PCM of one clause; an abandoned call stops after the sentence in work."""
         loop = asyncio.get_running_loop()
         abandoned = threading.Event()
-        sentences = self._synthesise(clause)
+        sentences = self._synthesise(clause, voice or self._default)
         try:
             while (pcm := await loop.run_in_executor(self._worker, _next, sentences, abandoned)) is not None:
                 step = 2 * int(_CHUNK_S * self.sample_rate)
@@ -83,17 +73,34 @@ class HibariVoice:
         finally:
             abandoned.set()
 
-    def _synthesise(self, clause: str) -> Iterator[bytes]:
+    def _synthesise(self, clause: str, voice: str) -> Iterator[bytes]:
         text = speakable(clause)
         if not text:
             return
-        for samples in self._hibari.stream(text, self._speed, seed=0):
+        for samples in self._voices[voice].stream(text, self._speed, seed=0):
             if len(samples):
                 yield pcm16(trim(samples, self.sample_rate, keep_tail=bool(SENTENCE_END.search(text))))
 
     def close(self) -> None:
         """Let go of the thread."""
         self._worker.shutdown(wait=False, cancel_futures=True)
+
+
+def _loaded(name: str) -> Any:
+    from hibari import Hibari
+    from hibari.voices import VOICES, cache_dir, voice_path
+
+    try:
+        voice_path(name, download_missing=False)
+    except (ValueError, FileNotFoundError) as error:
+        here = [voice for voice in VOICES if VOICES[voice].get("bundled")]
+        raise ConfigError(
+            "tts_voice",
+            f"tts.voice (or a persona's voice) is {name!r}, which is not on this host.",
+            rule="a voice that comes with the package or lies in the cache; none is downloaded.",
+            remedy=f"set tts.voice to {' or '.join(here)}, or put the voice's file into {cache_dir()}.",
+        ) from error
+    return Hibari(voice=name)
 
 
 def _next(sentences: Iterator[bytes], abandoned: threading.Event) -> bytes | None:

@@ -60,7 +60,11 @@ class Agreement:
                         "interrupt_response": True,
                     },
                 },
-                "output": {"format": dict(PCM), "voice": settings.tts.voice, "speed": settings.tts.speed},
+                "output": {
+                    "format": dict(PCM),
+                    "voice": persona.voice or settings.tts.voice,
+                    "speed": settings.tts.speed,
+                },
             },
         }
 
@@ -100,7 +104,7 @@ class Agreement:
             partials=bool(transcription),
             max_tokens=limit if isinstance(limit, int) else None,
             tools=tuple(_chat_tool(tool) for tool in self.session["tools"] or ()),
-            tool_choice=_chat_choice(self.session["tool_choice"]),
+            tool_choice=chat_choice(self.session["tool_choice"]),
         )
 
     def _rules(self, detection: Mapping[str, Any] | None) -> TurnRules | None:
@@ -148,7 +152,8 @@ def _chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
 
 
-def _chat_choice(choice: Any) -> Any:
+def chat_choice(choice: Any) -> Any:
+    """A Realtime tool choice as that of chat completions."""
     if isinstance(choice, dict) and choice.get("type") == "function":
         return {"type": "function", "function": {"name": choice["name"]}}
     return choice or "auto"

@@ -21,7 +21,7 @@ from voicebot.config import Settings
 from voicebot.conversation import Item, new_id
 from voicebot.errors import AudioError, VoicebotError
 from voicebot.metrics import Metrics
-from voicebot.realtime.agreement import Agreement, chat_tools
+from voicebot.realtime.agreement import Agreement, chat_choice, chat_tools
 from voicebot.realtime.items import decoded, kind_of, no_item, parsed, spoken_part, text_of
 from voicebot.realtime.wire import Event, Wire, item_object
 from voicebot.session import Session
@@ -260,13 +260,14 @@ class Connection:
                 remedy="create items first, and delete them afterwards.",
             )
         limit = asked.max_output_tokens
+        choice = asked.model_dump(mode="json", exclude_unset=True).get("tool_choice")
         return replace(
             setup,
             instructions=asked.instructions,
             aloud="audio" in asked.output_modalities if asked.output_modalities else setup.aloud,
             max_tokens=limit if isinstance(limit, int) else setup.max_tokens,
             tools=setup.tools if asked.tools is None else chat_tools(asked.tools),
-            tool_choice=asked.tool_choice if isinstance(asked.tool_choice, str) else setup.tool_choice,
+            tool_choice=setup.tool_choice if choice is None else chat_choice(choice),
         ), asked.conversation != "none"
 
     async def _cancel(self, _event: rt.ResponseCancelEvent) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from voicebot.audio import Samples
+from voicebot.turns.smart import TurnModel
 
 WINDOW = 512
 """Samples at 16 kHz (32 ms): the model knows no other size."""
@@ -17,7 +18,8 @@ _CONTEXT = 64
 class VoiceModel:
     """The loaded network, shared by all sessions: 0.13 ms of one core a window."""
 
-    def __init__(self) -> None:
+    def __init__(self, smart_turn: Path | None = None) -> None:
+        """`smart_turn`: a model that hears whether somebody has finished; None: only their words tell."""
         # Not faster_whisper's SileroVADModel: its call resets the state and zeroes the caller's samples.
         import onnxruntime
         from faster_whisper.utils import get_assets_path
@@ -30,6 +32,8 @@ class VoiceModel:
         self._network: Any = onnxruntime.InferenceSession(
             str(path), providers=["CPUExecutionProvider"], sess_options=options
         )
+
+        self.turns = TurnModel(smart_turn) if smart_turn else None
 
     def detector(self) -> VoiceDetector:
         """A detector for one stream of sound."""

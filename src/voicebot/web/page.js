@@ -165,7 +165,7 @@ function close(why) {
 function show(on) {
   start.textContent = on ? "Stop" : "Start talking";
   hold.disabled = !on || !manual.checked;
-  text.disabled = !on;
+  text.disabled = $("forget").disabled = !on;
   $("write").querySelector("button").disabled = !on;
 }
 
@@ -198,6 +198,13 @@ start.onclick = async () => {
   }
 };
 manual.onchange = agree;
+$("forget").onclick = () => {
+  for (const [id, shown] of lines) {
+    if (!shown.classList.contains("error")) send({ type: "conversation.item.delete", item_id: id });
+  }
+  lines.clear();
+  talk.replaceChildren();
+};
 hold.onpointerdown = press;
 hold.onpointerup = hold.onpointercancel = hold.onlostpointercapture = release;
 const isTalkKey = (event) => event.code === "Space" && (event.target === hold || event.target === document.body);

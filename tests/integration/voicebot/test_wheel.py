@@ -46,8 +46,9 @@ def test_the_wheel_holds_code_data_types_and_the_command(archive: Path, tmp_path
         names = set(wheel.namelist())
         [entry] = [name for name in names if name.endswith("entry_points.txt")]
         assert "voicebot = voicebot.cli:main" in wheel.read(entry).decode()
-    modules = {f"voicebot/{path.name}" for path in (ROOT / "src/voicebot").glob("*.py")}
-    assert modules < names
+    kinds = {".py", ".yml", ".html", ".css", ".js"}
+    files = [path for path in (ROOT / "src").rglob("*") if path.suffix in kinds]
+    assert {str(path.relative_to(ROOT / "src")) for path in files} < names
     assert {"voicebot/py.typed", "voicebot/data/question.wav", "voicebot/data/question.txt"} < names
 
 

@@ -125,11 +125,13 @@ class FakeTts:
     fault: str = ""
     error: VoicebotError | None = None
     spoken: list[str] = field(default_factory=list)
+    voices: list[str | None] = field(default_factory=list)
     samples_a_character: int = 1
     on_clause: Callable[[str], None] = lambda _: None
 
-    async def speak(self, clause: str) -> AsyncGenerator[bytes, None]:
+    async def speak(self, clause: str, voice: str | None = None) -> AsyncGenerator[bytes, None]:
         self.spoken.append(clause)
+        self.voices.append(voice)
         self.on_clause(clause)
         if self.error:
             raise self.error

@@ -26,6 +26,8 @@ RULES = replace(PRESETS["commands"], silence_s=0.5)
 class LoudIsVoice:
     """A detector of loudness."""
 
+    turns = None
+
     def detector(self) -> LoudIsVoice:
         return self
 

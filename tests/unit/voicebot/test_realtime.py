@@ -137,14 +137,20 @@ async def test_a_tool_is_called_and_its_output_used(fakes: Fakes, settings: Sett
         (done,) = [e for e in events if e.type == "response.function_call_arguments.done"]
         assert (done.name, done.call_id, done.arguments) == ("clock", "c1", '{"zone":"UTC"}')
         assert events[-1].response.output[0].type == "function_call"
+        choice: Any = {"tool_choice": {"type": "function", "name": "clock"}, "max_output_tokens": 7}
+        await connection.response.create(response=choice)
+        await until(connection, "response.done")
         fakes.llm.pieces = [Piece("It is noon.", "stop")]
         output: Any = {"type": "function_call_output", "call_id": "c1", "output": "12:00"}
         await connection.conversation.item.create(item=output)
         await connection.response.create()
         await until(connection, "response.done")
     assert fakes.llm.asked[0].tools[0]["function"]["name"] == "clock"
-    assert [m["role"] for m in fakes.llm.windows[1]] == ["user", "assistant", "tool"]
-    assert fakes.llm.windows[1][2] == {"role": "tool", "content": "12:00", "tool_call_id": "c1"}
+    forced = fakes.llm.asked[1]
+    assert forced.tool_choice == {"type": "function", "function": {"name": "clock"}}
+    assert forced.max_tokens == 7
+    assert [m["role"] for m in fakes.llm.windows[2]] == ["user", "assistant", "tool"]
+    assert fakes.llm.windows[2][2] == {"role": "tool", "content": "12:00", "tool_call_id": "c1"}
 
 
 async def test_cancel_and_truncate_shape_the_next_prompt(fakes: Fakes, settings: Settings) -> None:

@@ -86,6 +86,8 @@ def test_doctor_on_the_engine(tmp_path: Path, engine: Engine) -> None:
 def test_an_unknown_voice() -> None:
     with pytest.raises(ConfigError, match=r"set tts\.voice to heart"):
         HibariVoice(Tts(voice="nobody"))
+    with pytest.raises(ConfigError, match=r"a persona's voice\) is 'emma'"):
+        HibariVoice(Tts(), ["emma"])
 
 
 def test_silence_is_trimmed() -> None:

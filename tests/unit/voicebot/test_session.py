@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
-from tests.scripted import Engine, chunk
 from tests.unit.voicebot.conftest import FakeLlm, Fakes
-from tests.unit.voicebot.live import RULES, Live, sound
+from tests.unit.voicebot.live import RULES, Live, LoudIsVoice, sound
 from voicebot import happenings as h
-from voicebot.config import Conversing, Limits, Llm, Persona, Settings
+from voicebot.audio import Recording
+from voicebot.config import Conversing, Limits, Persona, Settings
 from voicebot.errors import AudioError, EngineError, SpeechError
-from voicebot.llm import OpenAIChat, Piece, ToolCall
+from voicebot.llm import Piece, ToolCall
 from voicebot.setup import Setup
 from voicebot.turns.rules import semantic
 
@@ -111,98 +110,33 @@ async def test_a_slow_recogniser_is_not_asked_for_partials_again(fakes: Fakes, s
     assert fakes.stt.calls == 1
 
 
-async def speaking(fakes: Fakes, settings: Settings) -> Live:
-    """An answer has been going on for a second: "One two three four." takes 1.9 s."""
-    fakes.llm = FakeLlm([Piece("One two three four. And five"), 30.0])
-    fakes.tts.samples_a_character = 2400
-    live = Live(fakes, settings)
-    await live.say()
-    await live.pause()
-    await live.until(h.ReplyAudio)
-    live.clock.now += 1.0
-    return live
-
-
-async def test_speech_interrupts_and_memory_keeps_what_was_heard(fakes: Fakes, settings: Settings) -> None:
-    live = await speaking(fakes, settings)
-    began = time.monotonic()
-    await live.say(0.7)
-    await live.until(h.ReplyDone)
-    assert live.of(h.ReplyDone)[0].status == "cancelled"
-    assert live.of(h.Truncated)[0].audio_end_ms == pytest.approx(1000, abs=10)
-    await asyncio.wait_for(asyncio.to_thread(fakes.llm.cancelled.wait), 0.1)
-    assert time.monotonic() - began < 1
-    assert live.window()[-1] == "assistant: One two"
-    fakes.llm = FakeLlm()
-    heard_before = len(live.of(h.ReplyAudio))
-    await asyncio.sleep(0.05)
-    assert len(live.of(h.ReplyAudio)) == heard_before, "nothing of the old answer comes after"
-    assert "voicebot_barge_ins_total 1" in live.metrics.text()
-
-
-async def test_what_the_client_says_about_playback_counts_more(fakes: Fakes, settings: Settings) -> None:
-    live = await speaking(fakes, settings)
-    await live.say(0.7)
-    item = (await live.until(h.ReplyDone)).reply.item_id
-    live.session.truncate(item, 1500)
-    assert live.window()[-1] == "assistant: One two three"
-    live.session.truncate(item, 100)
-    assert live.window()[-1] == "user: what is a spark"
-    with pytest.raises(AudioError, match=r"audio_end_ms is 99999\. Rule: at most 1900\."):
-        live.session.truncate(item, 99_999)
-    with pytest.raises(AudioError, match="no spoken item"):
-        live.session.truncate("item_none", 0)
-
-
-async def test_an_answer_that_is_only_being_played_is_interrupted_too(
-    fakes: Fakes, settings: Settings
-) -> None:
-    fakes.tts.samples_a_character = 2400
-    live = Live(fakes, settings)
-    await live.say()
-    await live.pause()
-    await live.until(h.ReplyDone)
-    live.clock.now += 0.7
-    assert live.session.talking
-    await live.say(0.7)
-    assert live.of(h.Truncated)[0].audio_end_ms == pytest.approx(700, abs=10)
-    assert live.window()[-1] == "assistant: Hello"
-
-
-@pytest.mark.parametrize("text", ["Mm-hm.", "Yeah.", ""])
-async def test_going_on_is_no_interruption(fakes: Fakes, settings: Settings, text: str) -> None:
-    live = await speaking(fakes, settings)
-    fakes.stt.text = text
-    before = len(live.happened)
-    await live.say(0.4)
-    await live.pause()
-    await live.wait(lambda: "voicebot_backchannels_total 1" in live.metrics.text())
-    assert live.happened[before:] == []
-    assert live.session.talking
-
-
-async def test_one_short_word_that_means_it_interrupts(fakes: Fakes, settings: Settings) -> None:
-    live = await speaking(fakes, settings)
-    fakes.stt.text = "Stop."
-    await live.say(0.3)
-    await live.pause(0.2)
-    assert (await live.until(h.ReplyDone)).status == "cancelled"
-
-
-async def test_clicks_do_not_interrupt(fakes: Fakes, settings: Settings) -> None:
-    live = await speaking(fakes, settings)
-    for _ in range(5):
-        await live.say(0.03)
-        await live.pause(0.6)
-    assert live.of(h.ReplyDone) == []
-
-
 async def test_yes_is_answered_where_nobody_else_speaks(fakes: Fakes, settings: Settings) -> None:
     fakes.stt.text = "Yes."
     live = Live(fakes, settings)
     await live.say(0.3)
     await live.pause()
     assert (await live.until(h.ReplyDone)).status == "completed"
+
+
+async def test_answers_that_may_not_be_interrupted_come_one_after_the_other(
+    fakes: Fakes, settings: Settings
+) -> None:
+    fakes.llm = FakeLlm([0.4, Piece("One.", "stop")])
+    live = Live(fakes, settings, interrupt=False)
+    for _ in range(2):
+        await live.say()
+        await live.pause()
+    await live.until(h.ReplyDone, 2)
+    assert [r.status for r in live.of(h.ReplyDone)] == ["completed", "completed"]
+    fakes.llm.pieces = [30.0]
+    for _ in range(2):
+        await live.say()
+        await live.pause()
+    await live.until(h.ReplyStarted, 3)
+    live.session.cancel()
+    assert (await live.until(h.ReplyDone, 3)).status == "cancelled"
+    await asyncio.wait_for(asyncio.to_thread(fakes.llm.cancelled.wait), 1)
+    await live.wait(lambda: not live.session.talking)
 
 
 async def test_nothing_heard_is_not_answered(fakes: Fakes, settings: Settings) -> None:
@@ -214,19 +148,6 @@ async def test_nothing_heard_is_not_answered(fakes: Fakes, settings: Settings) -
     await live.wait(lambda: not live.session.talking)
     assert live.of(h.ReplyStarted) == []
     assert fakes.llm.windows == []
-
-
-async def test_a_barge_in_ends_the_engines_request(fakes: Fakes, settings: Settings, engine: Engine) -> None:
-    engine.script = [chunk("First one. And"), *[step for _ in range(80) for step in (0.1, chunk(" x"))]]
-    fakes.llm = OpenAIChat(Llm(base_url=f"{engine.url}/v1", model="m"))  # type: ignore[assignment]
-    live = Live(fakes, settings)
-    await live.say()
-    await live.pause()
-    await live.until(h.ReplyAudio)
-    await live.say(0.7)
-    assert (await live.until(h.ReplyDone)).status == "cancelled"
-    assert await asyncio.to_thread(engine.abandoned.wait, 2)
-    await fakes.llm.close()
 
 
 async def test_slow_recognition_merges_no_turns(fakes: Fakes, settings: Settings) -> None:
@@ -355,7 +276,7 @@ async def test_a_semantic_turn_ends_early_on_finished_words(fakes: Fakes, settin
 
 
 async def test_a_persona(fakes: Fakes, settings: Settings) -> None:
-    persona = settings.persona("customer-service").model_copy(update={"language": "de"})
+    persona = settings.persona("customer-service").model_copy(update={"language": "de", "voice": "emma"})
     live = Live(fakes, settings, persona=persona)
     live.session.greet()
     assert (await live.until(h.ReplyDone)).text == "Hello, how can I help you?"
@@ -368,6 +289,7 @@ async def test_a_persona(fakes: Fakes, settings: Settings) -> None:
     assert window[1] == {"role": "assistant", "content": "Hello, how can I help you?"}
     assert fakes.llm.asked[0].max_tokens == 64, "max(64, 5 tokens for each of 4 words)"
     assert set(fakes.stt.languages) == {"de"}
+    assert set(fakes.tts.voices) == {"emma"}
 
 
 def test_budgets() -> None:
@@ -387,3 +309,23 @@ async def test_a_tool(fakes: Fakes, settings: Settings) -> None:
     assert (call.name, call.call_id, call.text) == ("clock", "c1", '{"a":1}')
     assert fakes.llm.asked[0].tools
     assert "assistant: " in live.window()[-1]
+
+
+async def test_a_sound_that_is_finished_ends_a_semantic_turn_sooner(
+    fakes: Fakes, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Turns:
+        asked = 0
+
+        async def sounds_finished(self, _recording: Recording) -> bool:
+            self.asked += 1
+            return True
+
+    turns = Turns()
+    monkeypatch.setattr(LoudIsVoice, "turns", turns)
+    fakes.stt.text = "What is the"  # the words alone would make it wait for 1.2 s
+    live = Live(fakes, settings, rules=semantic(RULES, "medium"), answer=False, partials=False)
+    await live.say()
+    await live.pause(0.5)
+    assert turns.asked == 1
+    assert len(live.of(h.SpeechStopped)) == 1
