@@ -3,6 +3,7 @@
 # Python 3.11, 3.12 or 3.13; on Debian and Ubuntu the missing python3-venv is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$(tr : "\n" <<<"$PATH" | grep -vxF "$PWD/.venv/bin" | paste -sd:) # that Python goes
 
 suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 python=
