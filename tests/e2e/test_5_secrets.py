@@ -31,7 +31,8 @@ def test_planted_token_is_nowhere(lab: Lab, sh: Sh, tmp_path: Path) -> None:
     def watch() -> None:
         while not stop.is_set():
             for argv in (["ps", "eww", "-A"], [*lab.ssh_argv("spark1"), "ps eww -A"]):
-                seen.append(subprocess.run(argv, capture_output=True, text=True, check=False).stdout)
+                done = subprocess.run(argv, capture_output=True, check=False)
+                seen.append(done.stdout.decode(errors="replace"))
             stop.wait(0.3)
 
     watcher = threading.Thread(target=watch)

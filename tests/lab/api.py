@@ -68,7 +68,9 @@ class Lab:
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command on a host; `text` is its standard input. A failure shows what it printed."""
         command = [*self.ssh_argv(host), shlex.join(argv)]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(  # a journal may hold bytes that are no text
+            command, input=text, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout
+        )
         if check and done.returncode:
             raise LabError(
                 f"{host}: `{shlex.join(argv)}` ended with {done.returncode}:\n{done.stdout}{done.stderr}"
