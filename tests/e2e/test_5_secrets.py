@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.play import play
+from tests.e2e.play import ROOT, play
 from tests.lab.api import Lab
 
 pytestmark = pytest.mark.lab
@@ -44,6 +44,9 @@ def test_planted_token_is_nowhere(lab: Lab, sh: Sh, tmp_path: Path) -> None:
         stop.set()
         watcher.join()
     assert run.code == 0, run.output[-4000:]
+    pins = yaml.safe_load((ROOT / "inventory/lab/pins.yml").read_text(encoding="utf-8"))
+    wanted = pins["models"]["lab-smollm2"]["files"]["model.safetensors"]["sha256"]
+    assert sh(f"sha256sum {directory}/model.safetensors").split()[0] == wanted
     assert re.search(r"spark1: lab-smollm2: \d+ %, \d+ of \d+ MB, .* MB/s", run.output), (
         "its progress is shown"
     )

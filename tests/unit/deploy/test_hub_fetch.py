@@ -19,6 +19,7 @@ from tests.unit.deploy.snapshot import (
     ROOT,
     Options,
     fetched_from,
+    hub_fetch,
     ranges,
     refusal,
     run,
@@ -225,3 +226,20 @@ def test_a_disk_that_fills_up_keeps_what_is_there(
     assert run(options)["changed"]
     assert ranges(hub) == [f"bytes={there}-"]
     assert not run({**options, "verify": "full"})["changed"]
+
+
+def test_a_disk_that_has_less_than_was_written_is_refused(
+    hub: HubServer, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hash is of what came; the file has to hold it, too."""
+    append = hub_fetch.Part.append
+
+    def losing(part: Any, block: bytes) -> None:
+        append(part, block)
+        if part.size == SIZE:
+            part.file.truncate(SIZE - 1)
+
+    monkeypatch.setattr(hub_fetch.Part, "append", losing)
+    said = refusal(options)
+    assert f"has {SIZE - 1} bytes, {SIZE} were written" in said
+    assert not (Path(options["root"]) / "m").exists()
