@@ -116,12 +116,12 @@ class Part:
         self._count(block, len(block))
 
     def sum(self) -> str:
-        """The hash of what is there, as the pin would say it; refused if the disk has less than was written."""
-        there = os.stat(self.path).st_size
+        """The hash of what is there, as the pin would say it; refused if the disk lost some of it."""
+        there = self.path.stat().st_size
         if there != self.size:
             raise Refused(
-                f"{self.path} has {there} bytes, {self.size} were written. Rule: the disk keeps what is written. "
-                "Remedy: see dmesg and the disk; nothing else may write there. Then run again."
+                f"{self.path} has {there} bytes, {self.size} were written. Rule: the disk keeps what is "
+                "written. Remedy: see dmesg and the disk; nothing else may write there. Then run again."
             )
         return str(self.hash.hexdigest())
 

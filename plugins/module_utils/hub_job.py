@@ -91,8 +91,8 @@ class Job:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
-        # Else the C library takes the descriptor of its connection, closed below, for its own still, and the next
-        # line for the journal closes and reopens whatever file has that number by then.
+        # Else the C library takes the descriptor of its connection, closed below, for its own still, and the
+        # next line for the journal closes and reopens whatever file has that number by then.
         syslog.closelog()
         lock = self._lock or 2
         os.closerange(3, lock)  # whoever reads what the caller writes would wait for this process, too
