@@ -11,6 +11,7 @@ from ansible.playbook.block import Block
 from ansible.playbook.play_context import PlayContext
 from ansible.plugins import loader as plugins
 from ansible.template import Templar
+from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
 ROOT = Path(__file__).parents[3]
@@ -26,6 +27,7 @@ def contract(folder: Path) -> str:
     loader = LOADER
     inventory = InventoryManager(loader=loader, sources=[str(folder / "hosts.yml")])
     manager = VariableManager(loader=loader, inventory=inventory)
+    HostVars(inventory, manager, loader)  # what one host's variables say of another's
     plays = Playbook.load(
         str(ROOT / "playbooks/contract.yml"), variable_manager=manager, loader=loader
     ).get_plays()

@@ -47,7 +47,10 @@ def test_without_a_gateway_it_does_nothing(play: Play, tmp_path: Path) -> None:
     run = play("playbooks/gateway.yml", fleet(tmp_path, None))
     assert run.code == 0, run.text
     tasks = [task["task"]["name"] for plays in run.report["plays"] for task in plays["tasks"]]
-    assert tasks == ["Refuse what the project does not know, and what is not pinned"]
+    assert tasks == [
+        "Refuse what the project does not know, and what is not pinned",
+        "Refuse an inventory without hosts",
+    ]
 
 
 def test_gateways_know_every_spark_and_each_host_its_part(play: Play, tmp_path: Path) -> None:
