@@ -27,6 +27,7 @@ pytestmark = pytest.mark.lab
 Sh = Callable[..., str]
 Record = Callable[[str, object], None]
 LEDGER = "/var/lib/spark-voicebot/ledger.json"
+NEXT = "lab-smollm2-next"
 UPGRADE = {"vllm_args": {"max-num-seqs": 4}, "voicebot_settings": {"llm": {"max_tokens": 24}}}
 
 
@@ -183,9 +184,9 @@ def test_the_host_killed_at_each_phase_of_an_upgrade(lab: Lab, sh: Sh, phase: st
     """There and back again, so that each is an upgrade; what was not finished is finished by the next run."""
     before = serves(lab, sh)
     there: dict[str, Any] | None = None
-    if before["release"]["engine"]["model"] != "lab-tiny":
-        there = {"vllm_model": "lab-tiny", **UPGRADE}
-        sh("rm -rf /srv/models/lab-tiny")  # to be fetched
+    if before["release"]["engine"]["model"] != NEXT:
+        there = {"vllm_model": NEXT, **UPGRADE}
+        sh(f"rm -rf /srv/models/{NEXT}")  # to be fetched
     kill_at(lab, phase, there)
     assert ledger(sh)["current"] == before["id"]
     healed(lab, sh, there)
@@ -197,7 +198,7 @@ def test_the_host_killed_at_each_phase_of_an_upgrade(lab: Lab, sh: Sh, phase: st
 def test_forward_and_back(lab: Lab, sh: Sh, tmp_path: Path) -> None:
     """Another model, flag and setting: prefetched while the old one serves, then rolled back, twice."""
     old = serves(lab, sh)
-    new = {"vllm_model": "lab-tiny", **UPGRADE}
+    new = {"vllm_model": NEXT, **UPGRADE}
     started = sh("docker inspect -f '{{.State.StartedAt}} {{.Id}}' vllm; systemctl show -p MainPID voicebot")
     fetched = play("playbooks/prefetch.yml", extra=new)
     assert fetched.code == 0, fetched.output[-4000:]
@@ -208,7 +209,7 @@ def test_forward_and_back(lab: Lab, sh: Sh, tmp_path: Path) -> None:
     with lab.hub_faults(status=503):  # all of it is there: the switch needs no hub
         assert play("site.yml", extra=new).code == 0
     upgraded = serves(lab, sh)
-    assert upgraded["release"]["engine"]["model"] == "lab-tiny" and upgraded["id"] != old["id"]
+    assert upgraded["release"]["engine"]["model"] == NEXT and upgraded["id"] != old["id"]
     assert upgraded["release"]["voicebot"]["settings"]["llm"]["max_tokens"] == 24
 
     for target, expected in (("", old), (upgraded["id"][:8], upgraded), ("", old)):

@@ -29,14 +29,16 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Model:
-    """A key of the catalogue and the repository it names."""
+    """A key of the catalogue, the repository it names, and the key whose files that has (else its own)."""
 
     key: str
     repository: str
+    files_of: str = ""
 
 
 MODELS = (
     Model("lab-smollm2", "lab/SmolLM2-135M-Instruct-GPTQ"),
+    Model("lab-smollm2-next", "lab/SmolLM2-135M-Instruct-next-GPTQ", "lab-smollm2"),
     Model("lab-tiny", "lab/tiny-random-GPTQ"),
     Model("whisper-tiny.en", "Systran/faster-whisper-tiny.en"),
     Model("whisper-base", "Systran/faster-whisper-base"),
@@ -132,11 +134,11 @@ def up(settings: Settings) -> bool:
     known = settings.facts().get("models", {})
     facts = {}
     for model in MODELS:
-        pin = known.get(model.key, {})
+        pin, folder = known.get(model.key, {}), source / (model.files_of or model.key)
         place = settings.hub_root / model.repository / pin.get("revision", "none")
-        if pin.get("source") != str(source / model.key) or not place.is_dir():
-            revision = publish(settings.hub_root, model.repository, source / model.key)
-            pin = {"repository": model.repository, "source": str(source / model.key)}
+        if pin.get("source") != str(folder) or not place.is_dir():
+            revision = publish(settings.hub_root, model.repository, folder)
+            pin = {"repository": model.repository, "source": str(folder)}
             pin |= pin_of(settings.hub_root / model.repository / revision)
             changed = True
         facts[model.key] = pin

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="no ssh-k
 def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
     """A lab whose services run, by its facts. Registry and apt are another's part."""
     settings = Settings(tmp_path / "clone")
-    revisions = ["1" * 40, "12" + "e" + "3" * 37, "a" * 40, "0" * 40]  # YAML takes some of them for numbers
+    revisions = ["1" * 40, "12" + "e" + "3" * 37, "a" * 40, "b" * 40, "0" * 40]  # YAML takes some for numbers
     files = {"config.json": {"size": 1, "git_oid": "7" * 40}, "model.bin": {"size": 9, "sha256": "5" * 64}}
     pins = {
         model.key: {"repository": model.repository, "source": "/s", "revision": revision, "files": files}

@@ -99,7 +99,7 @@ def test_every_model_is_published_once(lab: Settings) -> None:
     assert lab.facts()["models"] == first
     for model in models.MODELS:
         place = lab.hub_root / model.repository / first[model.key]["revision"]
-        assert (place / "config.json").read_text() == model.key
+        assert (place / "config.json").read_text() == (model.files_of or model.key)
 
 
 def test_a_revision_that_is_gone_is_published_again(lab: Settings) -> None:
