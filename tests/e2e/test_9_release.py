@@ -135,7 +135,7 @@ PHASES = {  # killed as this task begins, in this play
     "old container stopped": ("Switch", "vllm : container | Create the container"),
     "new container made": ("Switch", "vllm : unit | Forget earlier failures"),
     "new container started": ("Switch", "vllm : ready | Wait for /health"),
-    "before the ledger": ("Switch", "release_ledger : Confirm the release"),
+    "in its gate, before the ledger": ("Switch", "smoke : gate | Try the release"),
 }
 
 
