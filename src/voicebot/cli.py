@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 
@@ -142,9 +143,8 @@ def _transcribe(options: argparse.Namespace) -> int:
             rule="a file that you may read.",
             remedy="check the path.",
         ) from error
-    recogniser = speech_to_text(settings.stt)
-    print(asyncio.run(recogniser.transcribe(recording)))
-    recogniser.close()
+    with closing(speech_to_text(settings.stt)) as recogniser:
+        print(asyncio.run(recogniser.transcribe(recording)))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import queue
 import threading
@@ -11,6 +12,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+ENDING_S = 10.0  # seconds that the call in work gets
 
 
 class PriorityWorker:
@@ -23,6 +25,7 @@ class PriorityWorker:
         self._count = itertools.count()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # an interpreter that ends under a thread in C++ aborts
 
     @property
     def waiting(self) -> int:
@@ -36,8 +39,10 @@ class PriorityWorker:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """End after the call in work."""
+        """End after the call in work, and wait for it."""
+        atexit.unregister(self.close)
         self._queue.put((-1, next(self._count), None, lambda: None))
+        self._thread.join(ENDING_S)
 
     def _work(self) -> None:
         while True:
