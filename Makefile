@@ -41,7 +41,7 @@ lint: setup
 
 unit: setup
 	.venv/bin/python -m tests.lab deps
-	$(PYTEST) tests/unit tests/lab -m "not lab and not long" --report reports/unit.json
+	$(PYTEST) tests/unit tests/lab -m "not lab and not long" -n auto --dist loadfile --report reports/unit.json
 
 molecule: lab
 	rm -rf reports/molecule

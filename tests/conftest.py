@@ -53,7 +53,8 @@ class Report:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if path := config.getoption("--report"):
+    path = config.getoption("--report")
+    if path and not hasattr(config, "workerinput"):  # of xdist's processes the first one alone hears of all tests
         config.pluginmanager.register(Report(path), "json-report")
 
 
