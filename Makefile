@@ -1,11 +1,12 @@
 # make demo       all set-up, then a question spoken by a human is answered by a virtual Spark
 # make test       all set-up, then every check once (CI runs this)
-# make test-long  the same with full counts and durations; writes reports/test-long.json
+# make test-long  the same with full counts and durations; writes reports/test-long-{host,fleet,voice}.json, each a target too
 # make clean      takes the lab down and removes what make made (caches outside the clone stay: make purge)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lab demo site smoke lint unit molecule e2e test test-long lock clean purge
+.PHONY: help setup lab demo site smoke lint unit integration molecule e2e lock clean purge \
+	test test-long test-long-host test-long-fleet test-long-voice
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_FORCE_COLOR ?= $(if $(MAKE_TERMOUT),true,false)
@@ -50,15 +51,33 @@ molecule: lab
 		molecule test --scenario-name $$scenario --destroy never; \
 	done
 
+integration: setup
+	$(PYTEST) tests/integration -m "not lab and not long" --report reports/integration.json
+
 e2e: setup
 	$(PYTEST) tests/integration tests/lab tests/e2e -m "lab and not long" --report reports/e2e.json
 
-test: lint unit molecule e2e
-	.venv/bin/python -m tests.report reports/unit.json reports/e2e.json
+test: lint unit integration molecule e2e
+	.venv/bin/python -m tests.report reports/unit.json reports/integration.json reports/e2e.json
 
-test-long: lint molecule
-	$(PYTEST) tests --report reports/test-long.json
-	.venv/bin/python -m tests.report reports/test-long.json
+# Each part is a few hours' worth of evidence of its own, and can be run alone.
+FLEET := $(wildcard tests/integration/gateway tests/integration/rollout tests/integration/carry \
+	$(addprefix tests/e2e/test_9_,$(addsuffix .py,rollout fleet gateway carry daytwo)))
+VOICE := tests/integration/voicebot tests/unit/voicebot
+
+test-long: lint molecule test-long-host test-long-fleet test-long-voice
+
+test-long-host: setup
+	$(PYTEST) tests $(addprefix --ignore=,$(FLEET) $(VOICE)) --report reports/$@.json
+	.venv/bin/python -m tests.report reports/$@.json
+
+test-long-fleet: setup
+	$(PYTEST) $(FLEET) --report reports/$@.json
+	.venv/bin/python -m tests.report reports/$@.json
+
+test-long-voice: setup
+	$(PYTEST) $(VOICE) --report reports/$@.json
+	.venv/bin/python -m tests.report reports/$@.json
 
 lock:
 	requirements/lock.sh

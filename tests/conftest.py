@@ -54,7 +54,7 @@ class Report:
 
 def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--report")
-    if path and not hasattr(config, "workerinput"):  # of xdist's processes the first one alone hears of all tests
+    if path and not hasattr(config, "workerinput"):  # xdist's workers hear of their own tests only
         config.pluginmanager.register(Report(path), "json-report")
 
 
