@@ -17,7 +17,7 @@ _RESERVED = {  # pattern of a flag: why it is none to set
     "served-model-name": "the served name is the model's directory",
     "host": "the container's port is published on loopback (vllm_port)",
     "port": "the container's port is published on loopback (vllm_port)",
-    "api-key": "argument vectors are public: VLLM_API_KEY in vllm_environment",
+    "api-key": "the engine has no key: it listens on loopback, and keys are the gateway's (gateway_keys)",
     "trust.*": "code from a model's repository is never run",
 }
 
@@ -77,15 +77,24 @@ def served_name(model: Mapping[str, Any]) -> str:
     return f"/models/{model['directory']}"
 
 
-def vllm_labels(argv: Iterable[str], image: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, str]:
-    """Labels that tell what a container was made from."""
-    digest = hashlib.sha256(json.dumps([str(word) for word in argv]).encode()).hexdigest()
-    return {
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def vllm_labels(
+    argv: Iterable[str],
+    image: Mapping[str, Any],
+    model: Mapping[str, Any],
+    environment: Any = None,
+) -> dict[str, str]:
+    """Labels that tell what a container was made from; one for the environment only where there is any."""
+    labels = {
         "spark-voicebot.image": str(image["ref"]),
         "spark-voicebot.model": str(model["name"]),
         "spark-voicebot.revision": str(model["revision"]),
-        "spark-voicebot.argv": digest[:16],
+        "spark-voicebot.argv": _digest([str(word) for word in argv]),
     }
+    return labels | ({"spark-voicebot.environment": _digest(environment)} if environment else {})
 
 
 def model_path(model: Mapping[str, Any], root: str) -> str:

@@ -14,6 +14,7 @@ def _row(host: str, status: Mapping[str, Any]) -> tuple[str, ...]:
     model = f"{now['model']}@{now['revision'][:7]}" if now else "-"
     engine = units["vllm"] if units["vllm"] != "active" else status["engine"]
     guard = units["vllm-guard"] if units["vllm-guard"] != "active" else status["guard"] or "silent"
+    guard += f", drained by {' and '.join(status['drained'])}" if status["drained"] else ""
     voicebot = f"{units['voicebot']} {status['service']}".strip()
     free, total = (status[f"memory_{which}_mib"] / 1024 for which in ("available", "total"))
     confirmed = now.get("confirmed", "-").removesuffix("Z").replace("T", " ")
@@ -28,6 +29,11 @@ def _notes(host: str, status: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"{host}: the voicebot in use is {status['service'] or 'none'}, confirmed is {now['voicebot']}: "
             "a switch was not finished. Remedy: run site.yml"
+        )
+    if switch := status["open"]:
+        notes.append(
+            f"{host}: a switch to {switch['id']}, begun {switch['at']}, has not passed its gate. Remedy: run "
+            "rollout.yml or site.yml"
         )
     if back := [f"{r['id']} ({r['confirmed']})" for r in status["releases"] if r["id"] != status["current"]]:
         notes.append(f"{host}: can go back to {', '.join(back)}; previous: {status['previous'] or 'none'}")

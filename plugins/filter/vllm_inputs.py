@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 IMAGE = re.compile(r"[a-z0-9][a-z0-9.:/_-]*@sha256:[0-9a-f]{64}")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PLACE = re.compile(r"/[^:]+")
 MOST_GATE_S = 420  # six held starts and the delays between them fall within the hour that counts them
 JUDGEMENT = (
@@ -52,6 +53,19 @@ def _engine(given: Mapping[str, Any]) -> Iterator[str]:
             yield _finding(f"vllm_mounts has {dict(mount)}", rule, "correct them")
 
 
+def _environment(given: Any) -> Iterator[str]:
+    for name, value in given.items() if isinstance(given, Mapping) else ():
+        if name == "VLLM_API_KEY":  # its value is nobody's business
+            rule = "the engine has no key: guard, gateway and voicebot speak to it on loopback without one"
+            remedy = "remove it; keys for clients are the gateway's (gateway_keys)"
+            yield _finding("vllm_environment has VLLM_API_KEY", rule, remedy)
+        elif not VARIABLE.fullmatch(str(name)):
+            rule = "letters, digits and _, none of the digits first"
+            yield _finding(f"vllm_environment has {name!r}", rule, "correct the name")
+        elif not isinstance(value, str):
+            yield _finding(f"vllm_environment.{name} is {value!r}", "a text", f'quote it: {name}: "{value}"')
+
+
 def _numbers(given: Mapping[str, Any]) -> Iterator[str]:
     ports = {name: _whole(given[name]) for name in ("vllm_port", "vllm_guard_port")}
     for name, port in ports.items():
@@ -84,7 +98,12 @@ def _judgement(times: Any) -> Iterator[str]:
 
 def vllm_input_findings(given: Mapping[str, Any]) -> list[str]:
     """What is wrong with the role's variables (name: value); empty if nothing is."""
-    return [*_engine(given), *_numbers(given), *_judgement(given["vllm_guard_judgement"])]
+    return [
+        *_engine(given),
+        *_environment(given["vllm_environment"]),
+        *_numbers(given),
+        *_judgement(given["vllm_guard_judgement"]),
+    ]
 
 
 def vllm_host_findings(survey: Mapping[str, Any], host: str, port: int, replace: bool) -> list[str]:
@@ -111,9 +130,18 @@ def vllm_host_findings(survey: Mapping[str, Any], host: str, port: int, replace:
     return found
 
 
+def environment_findings(given: Any) -> list[str]:
+    """What is wrong with vllm_environment, a dict; empty if nothing is."""
+    return list(_environment(given))
+
+
 class FilterModule:
     """Filters on the inputs of role vllm."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names in templates."""
-        return {"vllm_host_findings": vllm_host_findings, "vllm_input_findings": vllm_input_findings}
+        return {
+            "environment_findings": environment_findings,
+            "vllm_host_findings": vllm_host_findings,
+            "vllm_input_findings": vllm_input_findings,
+        }

@@ -2,7 +2,8 @@
 
     {format: 1, current: ID, previous: ID or "",
      releases: [{id, release, wheels, gate, confirmed}],              the newest confirmation last
-     failures: [{id, release, at, task, reason, restored, downtime_s}]}  the newest last
+     failures: [{id, release, at, task, reason, restored, downtime_s}],  the newest last
+     open: {id, at} or {}}                                            a switch that has begun, not gated yet
 
 A release is the playbooks' dict `release`: {engine, models, voicebot}; times are UTC, ISO 8601.
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 FORMAT = 1
 FAILURES = 20  # failed attempts that are remembered
+OMITTED = ("environment",)  # of an engine: counts where it is not empty
 UNDECIDING = ("golden", "memory")  # of an engine: how it is judged, and what this host has for it
 REASON = 8000  # characters of a reason
 Entry = dict[str, Any]
@@ -31,7 +33,7 @@ class LedgerError(Exception):
 
 def release_id(release: Mapping[str, Any]) -> str:
     """The release's name: a hash of what decides how it behaves."""
-    engine = release["engine"]
+    engine = {key: value for key, value in release["engine"].items() if value or key not in OMITTED}
     decides = {
         "engine": {key: engine[key] for key in engine if key not in UNDECIDING},
         "models": sorted([model["name"], model["revision"]] for model in release["models"]),
@@ -58,7 +60,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.data: dict[str, Any] = {"format": FORMAT, "current": "", "previous": "", "releases": []}
-        self.data["failures"] = []
+        self.data |= {"failures": [], "open": {}}
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -71,6 +73,7 @@ class Ledger:
             raise self._refusal(f"is no JSON: {error}") from error
         if flaw := self._flaw():
             raise self._refusal(flaw)
+        self.data.setdefault("open", {})  # one that was written before switches were
 
     def _refusal(self, flaw: str) -> LedgerError:
         return LedgerError(
@@ -88,6 +91,9 @@ class Ledger:
             isinstance(entries, list) and all(isinstance(e, dict) for e in entries) for entries in lists
         ):
             return "has no lists `releases` and `failures` of dicts"
+        switch = data.get("open", {})
+        if not isinstance(switch, dict) or (switch and not {"id", "at"} <= set(switch)):
+            return f"has as open switch {switch!r}, without id and at"
         for entry in data["releases"]:
             try:
                 right = entry["id"] == release_id(entry["release"])
@@ -140,9 +146,20 @@ class Ledger:
             )
         return found[0]
 
+    def begin(self, release: Mapping[str, Any]) -> bool:
+        """A switch to `release` begins; whether that is news: it does not serve, nor has begun already."""
+        name, switch = release_id(release), self.data["open"]
+        if name == (switch.get("id") if switch else self.data["current"]):
+            return False
+        self.data["open"] = {"id": name, "at": now()}
+        return True
+
     def confirm(self, release: Mapping[str, Any], wheels: Mapping[str, str], gate: list[Entry]) -> None:
         """`release` has passed its gate: it is the current one from now on."""
         name = release_id(release)
+        self.data["open"] = {}
+        if self.data["current"] == name:  # gated again: the first gate's figures stay
+            return
         entry = {
             "id": name,
             "release": dict(release),
@@ -150,7 +167,7 @@ class Ledger:
             "gate": gate,
             "confirmed": now(),
         }
-        if self.data["current"] not in ("", name):
+        if self.data["current"]:
             self.data["previous"] = self.data["current"]
         if self.data["previous"] == name:
             self.data["previous"] = ""

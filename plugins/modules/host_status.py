@@ -30,7 +30,8 @@ RETURN = r"""
 status:
   description: >-
     releases, newest first, each {id, confirmed, model, revision, image, voicebot, gate}; current, previous
-    (ids); ledger (what is wrong with it); failure (the last one); units {name: state}; engine, guard (what
+    (ids); ledger (what is wrong with it); open (a switch that is not finished: {id, at}); drained (by whom);
+    failure (the last one); units {name: state}; engine, guard (what
     they say); service (the voicebot in use); memory_available_mib, memory_total_mib.
   type: dict
   returned: always
@@ -94,7 +95,8 @@ def remembered(path: Path) -> dict[str, Any]:
     try:
         ledger = Ledger(path)
     except LedgerError as error:
-        return {"ledger": str(error), "releases": [], "current": "", "previous": "", "failure": {}}
+        nothing = {"releases": [], "current": "", "previous": "", "open": {}, "failure": {}}
+        return {"ledger": str(error)} | nothing
     data = ledger.data
     failure = data["failures"][-1] if data["failures"] else {}
     return {
@@ -102,6 +104,7 @@ def remembered(path: Path) -> dict[str, Any]:
         "releases": [summary(entry) for entry in reversed(data["releases"])],
         "current": data["current"],
         "previous": data["previous"],
+        "open": data["open"],
         "failure": {
             key: failure[key]
             for key in ("id", "at", "task", "reason", "downtime_s", "restored")
@@ -126,7 +129,8 @@ def main() -> None:
     health, guard = answer(f"{p['engine']}/health")[0], answer(f"{p['guard']}/state")[1]
     status = remembered(Path(p["ledger"])) | memory() | {"units": state}
     status["engine"] = {200: "healthy", 0: "silent"}.get(health, f"answers {health}")
-    status["guard"] = guard.get("state", "") if isinstance(guard, dict) else ""
+    said = guard if isinstance(guard, dict) else {}
+    status |= {"guard": said.get("state", ""), "drained": said.get("drained_by", [])}
     status["service"] = link.readlink().name if link.is_symlink() else ""
     module.exit_json(changed=False, status=status)
 

@@ -17,13 +17,19 @@ module: release_ledger
 short_description: Read and write the host's ledger of releases
 description:
   - C(read) tells what the ledger holds, and whether it confirms C(release) as the current one already.
+  - C(begun) notes that a switch to C(release) is open, until it is confirmed; one to the current release
+    is none, unless another one is open.
   - C(confirmed) makes C(release) the current one; a release that is current already is not written again.
   - C(failed) notes an attempt at C(release), with its reason; C(restored) that the current release serves
     again after it, with the seconds since a unit of C(units) was first stopped after C(since).
   - A malformed ledger is refused, with a remedy. The file is replaced as a whole, and readable by root alone.
 options:
   path: {type: path, required: true, description: The ledger.}
-  state: {type: str, choices: [read, confirmed, failed, restored], default: read, description: What to do.}
+  state:
+    type: str
+    choices: [read, begun, confirmed, failed, restored]
+    default: read
+    description: What to do.
   release: {type: dict, default: {}, description: "engine, models, voicebot; no secret."}
   service_root: {type: path, default: /opt/voicebot, description: Holds releases/ID and the link current.}
   service_id: {type: str, default: "", description: The voicebot's release; empty for the one in service.}
@@ -44,6 +50,7 @@ options:
 RETURN = r"""
 id: {type: str, returned: when a release is given, description: Its name}
 same: {type: bool, returned: always, description: It is the current release}
+open: {type: dict, returned: always, description: "A switch without its gate: {id, at}; empty for none"}
 current: {type: dict, returned: always, description: Entry of the current release; empty for none}
 target: {type: dict, returned: with find, description: Entry of the release to go back to}
 attempt: {type: dict, returned: failed and restored, description: Entry of the failed attempt}
@@ -108,7 +115,11 @@ def run(p: dict[str, Any], check: bool) -> dict[str, Any]:
         result["same"] = ledger.data["current"] == result["id"]
     if p["find"]:
         result["target"] = ledger.target(p["target"])
-    if p["state"] == "confirmed" and not result["same"]:
+    if p["state"] == "begun":
+        result["changed"] = ledger.begin(release)
+        if result["changed"] and not check:
+            ledger.write()
+    elif p["state"] == "confirmed" and not (result["same"] and not ledger.data["open"]):
         result["changed"] = True
         if not check:
             ledger.confirm(release, wheels(p, release["voicebot"]["id"]), p["gate"])
@@ -131,6 +142,7 @@ def run(p: dict[str, Any], check: bool) -> dict[str, Any]:
         result |= {"changed": True, "attempt": attempt}
         if not check:
             ledger.write()
+    result["open"] = ledger.data["open"]
     return result
 
 
@@ -141,7 +153,7 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "state": {
                 "type": "str",
-                "choices": ["read", "confirmed", "failed", "restored"],
+                "choices": ["read", "begun", "confirmed", "failed", "restored"],
                 "default": "read",
             },
             "release": {"type": "dict", "default": {}},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,25 @@ def test_five_alterations_on_three_hosts_are_found_and_no_others(fleet: Lab, tmp
         on(host, undo)
     again = Drift(tmp_path, sound.baseline())
     assert again.clean(), again.run.output[-6000:]
+
+
+@pytest.mark.long
+def test_three_hosts_without_changes_take_little_longer_than_one(
+    fleet: Lab, record_property: Callable[[str, object], None]
+) -> None:
+    def seconds(*limit: str) -> float:
+        began = time.monotonic()
+        run = play("site.yml", *limit, timeout=3000)
+        assert run.code == 0 and not any(run.changed(host) for host in fleet.hosts), run.output[-4000:]
+        return time.monotonic() - began
+
+    for _ in range(2):  # once more before it counts: somebody else may have been at the processor
+        pairs = [(seconds("--limit", "spark1"), seconds()) for _ in range(3)]
+        one, three = (statistics.median(times) for times in zip(*pairs, strict=True))
+        if three <= 2.2 * one:
+            break
+    record_property("site_no_change_three_hosts_ratio", round(three / one, 2))
+    assert three <= 2.2 * one, pairs
 
 
 @pytest.mark.long

@@ -140,6 +140,20 @@ def test_an_engine_started_by_hand_is_named_and_on_request_replaced(lab: Lab, sh
 
 
 @pytest.mark.long
+def test_an_engine_that_is_stopped_has_not_failed_even_if_it_had_to_be_killed(lab: Lab, sh: Sh) -> None:
+    for frozen in (False, True):
+        if frozen:
+            sh("docker kill --signal STOP vllm")
+        sh("systemctl stop vllm")
+        assert show(sh, "ActiveState", "Result") == ["inactive", "success"]
+        assert sh("docker inspect -f '{{.State.ExitCode}}' vllm").strip() in (
+            ("137",) if frozen else ("0", "143")
+        )
+        sh("systemctl reset-failed vllm; systemctl start vllm", check=False)
+        wait_for_answer(lab)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change",
     [{"vllm_args": {"max-num-seqs": 4}}, {"vllm_environment": {"LOUDNESS": "11"}}],

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+pytestmark = pytest.mark.lab  # in `make test`, though it needs no lab: it is none of the quick ones
 ROOT = Path(__file__).parents[3]
 STEPS = Path(__file__).parent / "steps"
 ENVIRONMENT = {
@@ -24,7 +25,7 @@ ENVIRONMENT = {
     "ANSIBLE_ROLES_PATH": str(STEPS / "roles"),
     "ANSIBLE_TIMEOUT": "2",
 }
-NAMES = ("compare", "drain", "change", "undrain", "restore")
+NAMES = ("compare", "drain", "change", "undrain", "restore", "settle")
 
 
 class Fleet:
@@ -63,7 +64,7 @@ class Fleet:
                 str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory),
                 "playbooks/rollout_batches.yml", "-e", json.dumps(given), *options,
             ],
-            cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+            cwd=ROOT, capture_output=True, text=True, timeout=900, check=False,
             env=os.environ | ENVIRONMENT | {"ANSIBLE_ROLLOUT_REPORT": str(self.root / "report.json")},
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
@@ -75,7 +76,8 @@ class Fleet:
         return (self.root / name / "log").read_text().split()
 
     def drained(self) -> set[str]:
-        return {name for name in self.names if (self.root / name / "drain").exists()}
+        """Hosts that the rollout's mark keeps out of rotation."""
+        return {name for name in self.names if (self.root / name / "drain.rollout").exists()}
 
     def verdicts(self) -> dict[str, str]:
         return {row["host"]: row["verdict"] for row in json.loads((self.root / "report.json").read_text())}
@@ -89,6 +91,7 @@ def fleet(tmp_path: Path) -> Fleet:
 GOOD = ["drain", "change", "undrain"]
 
 
+@pytest.mark.long
 def test_a_good_release_goes_canary_first_and_everywhere(fleet: Fleet) -> None:
     code, text = fleet.roll()
     assert code == 0, text
@@ -109,16 +112,27 @@ def test_rescue_with_a_failed_gate_stops_at_the_canary(fleet: Fleet) -> None:
     assert "It answers nonsense." in json.loads((fleet.root / "report.json").read_text())[0]["gate"]
 
 
+@pytest.mark.long
 def test_rescue_that_does_not_fail_by_itself_stops_it_too(fleet: Fleet) -> None:
     code, text = fleet.roll(spark1="silent")
     assert code == 2, text
     assert fleet.log("spark2") == [] and fleet.verdicts()["spark1"] == "failed"
 
 
-def test_no_way_back_stops_it_and_is_said(fleet: Fleet) -> None:
+def test_no_way_back_stops_it_and_leaves_the_host_drained(fleet: Fleet) -> None:
     code, text = fleet.roll(spark1="no way back")
     assert code == 2, text
-    assert fleet.log("spark2") == [] and fleet.verdicts()["spark1"] == "failed"
+    assert fleet.log("spark1") == ["drain", "change", "restore"] and fleet.log("spark2") == []
+    assert fleet.drained() == {"spark1"}
+    assert fleet.verdicts()["spark1"] == "failed, no way back"
+
+
+@pytest.mark.long
+def test_no_host_is_drained_while_the_one_before_gets_no_requests(fleet: Fleet) -> None:
+    code, text = fleet.roll(spark1="shunned")
+    assert code == 2, text
+    assert fleet.release("spark1") == "new" and fleet.log("spark1") == GOOD, "good, so it stays"
+    assert fleet.log("spark2") == [] and "No gateway sends anything." in text
 
 
 def test_healthy_peers_of_a_failing_host_finish_and_are_undrained(fleet: Fleet) -> None:
@@ -130,6 +144,7 @@ def test_healthy_peers_of_a_failing_host_finish_and_are_undrained(fleet: Fleet) 
     assert fleet.log("spark4") == [] and fleet.drained() == set()
 
 
+@pytest.mark.long
 def test_a_host_out_of_reach_stops_the_next_batch(fleet: Fleet) -> None:
     code, text = fleet.roll(batches=[1, 2, 1], spark2="gone")
     assert code != 0, text
@@ -148,6 +163,7 @@ def test_a_host_lost_in_the_middle_stops_it_and_stays_drained(fleet: Fleet) -> N
     assert fleet.verdicts()["spark2"] == "out of reach"
 
 
+@pytest.mark.long
 def test_a_host_left_out_by_name_does_not_stop_it(fleet: Fleet) -> None:
     code, text = fleet.roll("--limit", "!spark2", spark2="gone")
     assert code == 0, text
@@ -163,9 +179,25 @@ def test_a_failing_handler_goes_back_and_stops_it(fleet: Fleet) -> None:
 
 def test_a_resumed_rollout_passes_by_what_is_done(fleet: Fleet) -> None:
     assert fleet.roll(batches=[1, 1, 2], spark2="gate")[0] == 2
-    (fleet.root / "spark1" / "drain").touch()  # as if the first run had been cut off before undrain
+    (fleet.root / "spark1" / "drain.rollout").touch()  # as if the first run had been cut off before undrain
     code, text = fleet.roll(batches=[1, 1, 2])
     assert code == 0, text
     assert fleet.log("spark1") == [*GOOD, "undrain"], "not changed again"
     assert fleet.drained() == set()
     assert fleet.verdicts() == {"spark1": "there already"} | dict.fromkeys(fleet.names[1:], "done")
+
+
+def test_a_host_that_bears_the_release_and_does_not_serve_is_not_passed_by(fleet: Fleet) -> None:
+    assert fleet.roll()[0] == 0
+    code, text = fleet.roll(spark2="silent engine")
+    assert code == 0, text
+    assert fleet.log("spark1") == [*GOOD, "undrain"] and fleet.log("spark2") == GOOD * 2
+    assert fleet.verdicts()["spark1"] == "there already" and fleet.verdicts()["spark2"] == "done"
+
+
+def test_what_somebody_else_drains_stays_drained(fleet: Fleet) -> None:
+    mark = fleet.root / "spark2" / "drain.operator"
+    mark.touch()
+    code, text = fleet.roll()
+    assert code == 0, text
+    assert fleet.release("spark2") == "new" and mark.exists() and fleet.drained() == set()

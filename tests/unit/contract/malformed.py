@@ -114,7 +114,7 @@ CASES = [
     _variable("vllm_args", {"--dtype": "half"}, "'--dtype'", "without the leading dashes"),
     _variable("vllm_args", {"max_num_seqs": 8}, "'max_num_seqs'", "as vLLM spells them"),
     _variable("vllm_args", {"port": 1}, "has port", "vllm_port"),
-    _variable("vllm_args", {"api-key": "sesame"}, "has api-key", "vllm_environment"),
+    _variable("vllm_args", {"api-key": "sesame"}, "has api-key", "gateway_keys"),
     _variable("vllm_args", {"trust-" + "remote-code": True}, "never run"),
     _variable("vllm_args", "--dtype half", "'--dtype half'", "a dict of flags"),
     # values
@@ -126,6 +126,9 @@ CASES = [
     _variable("vllm_guard_enabled", "perhaps", "'perhaps'", "true or false"),
     _variable("vllm_guard_judgement", {"quiet": 5}, "quiet is not known", "did you mean quiet_s?"),
     _variable("vllm_environment", ["A=b"], "['A=b']", "a dict"),
+    _variable("vllm_environment", {"VLLM_API_KEY": "sesame"}, "has VLLM_API_KEY", "gateway_keys"),
+    _variable("vllm_environment", {"OMP_NUM_THREADS": 4}, "OMP_NUM_THREADS is 4", "a text"),
+    _variable("vllm_environment", {"A-B": "4"}, "has 'A-B'", "letters, digits and _"),
     _variable("model_store_root", "srv/models", "'srv/models'", "an absolute path"),
     _variable("model_store_endpoint", "huggingface.co", "'huggingface.co'", "http:// or https://"),
     _variable("model_store_token", ["sesame"], "(hidden)", "a text"),

@@ -65,7 +65,7 @@ def test_a_flag_over_the_preset_keeps_its_place() -> None:
         ({"--dtype": "half"}, "without the leading dashes"),
         ({"max_num_seqs": 8}, "as vLLM spells them"),
         ({"port": 1}, "published on loopback"),
-        ({"api-key": "x"}, "VLLM_API_KEY"),
+        ({"api-key": "x"}, "gateway_keys"),
         ({"trust-" + "remote-code": True}, "never run"),
         (["--dtype"], "a dict of flags"),
         ("--dtype half", "a dict of flags"),

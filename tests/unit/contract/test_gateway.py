@@ -43,6 +43,13 @@ def test_bad_input_is_refused_before_anything_is_changed(
     assert run.changed() == 0
 
 
+def test_certificates_of_two_cas_are_refused(play: Play, tmp_path: Path) -> None:
+    run = play("playbooks/gateway.yml", fleet(tmp_path, {"gateway_ca": "/elsewhere"}))
+    assert run.code == 2, run.text
+    assert "gateway_ca differs" in run.text and "/elsewhere" in run.text and "Remedy:" in run.text
+    assert run.changed() == 0
+
+
 def test_without_a_gateway_it_does_nothing(play: Play, tmp_path: Path) -> None:
     run = play("playbooks/gateway.yml", fleet(tmp_path, None))
     assert run.code == 0, run.text

@@ -13,6 +13,7 @@ GOOD: dict[str, Any] = {
     "vllm_argv": ["vllm", "serve", "/models/m"],
     "vllm_served_name": "/models/m",
     "vllm_mounts": [{"source": "/srv/models/m", "target": "/models/m"}],
+    "vllm_environment": {"VLLM_LOGGING_LEVEL": "DEBUG"},
     "vllm_port": 8000,
     "vllm_guard_port": "8001",  # as -e gives it
     "vllm_start_timeout": 900,
@@ -36,6 +37,7 @@ def test_good_inputs_and_a_good_host_pass() -> None:
         ("vllm_argv", [], "not empty"),
         ("vllm_argv", ["vllm", 8], "a list of strings"),
         ("vllm_served_name", "", "under which the engine serves"),
+        ("vllm_environment", {"VLLM_API_KEY": "sesame"}, "has VLLM_API_KEY. Rule: the engine has no key"),
         ("vllm_mounts", [{"source": "models", "target": "/m"}], "absolute paths"),
         ("vllm_mounts", [{"source": "/a:b", "target": "/m"}], "without a colon"),
         ("vllm_port", 0, "from 1 to 65535"),

@@ -33,5 +33,17 @@ def test_labels_tell_what_changed(
     assert {name.rpartition(".")[2] for name in before if before[name] != after[name]} == changed
 
 
+def test_an_environment_has_a_label_and_none_has_none() -> None:
+    bare = vllm_labels(ARGV, IMAGE, MODEL)
+    assert vllm_labels(ARGV, IMAGE, MODEL, {}) == bare
+    first, same, other = (
+        vllm_labels(ARGV, IMAGE, MODEL, given)
+        for given in ({"A": "1", "B": "2"}, {"B": "2", "A": "1"}, {"A": "1", "B": "3"})
+    )
+    assert first == same and first != other
+    assert set(first) - set(bare) == {"spark-voicebot.environment"}
+    assert "1" not in first.values(), "labels are public"
+
+
 def test_a_mount_carries_the_revision() -> None:
     assert model_path(MODEL, "/srv/models") != model_path({**MODEL, "revision": "b" * 40}, "/srv/models")

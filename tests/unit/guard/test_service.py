@@ -219,6 +219,23 @@ def test_drain_is_a_file_and_never_hides_that_the_engine_is_down(
     guard.wait(200)
 
 
+def test_each_who_drains_has_a_mark_and_lifts_no_other(start: Callable[..., Running]) -> None:
+    guard = start()
+    guard.wait(200)
+    (guard.folder / "drained.not").touch()
+    rollout, operator = guard.folder / "drain.rollout", guard.folder / "drain.operator"
+    for mark in (rollout, operator):
+        mark.touch()
+    said = guard.wait(404)["reason"]
+    assert str(rollout) in said and str(operator) in said
+    rollout.unlink()
+    assert guard.get("/ready")[0] == 404
+    assert json.loads(guard.get("/state")[1])["drained_by"] == ["operator"]
+    assert "vllm_guard_drained 1" in guard.get("/metrics")[1]
+    operator.unlink()
+    guard.wait(200)
+
+
 def test_a_restart_that_fails_is_said_and_not_ready(start: Callable[..., Running], page: Page) -> None:
     guard = start(restart_commands=[["sh", "-c", "echo no such unit; exit 5"]])
     guard.wait(200)

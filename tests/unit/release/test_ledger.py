@@ -61,6 +61,7 @@ def test_confirming_again_keeps_the_previous_one(path: Path) -> None:
         (("engine", "argv"), ["vllm", "serve", "x", "--dtype", "half"]),
         (("engine", "image"), "nvcr.io/nvidia/vllm@sha256:" + "9" * 64),
         (("engine", "mounts"), []),
+        (("engine", "environment"), {"OMP_NUM_THREADS": "8"}),
         (("voicebot", "id"), "other"),
         (("voicebot", "settings"), {"llm": {"temperature": 0.2}}),
     ],

@@ -86,6 +86,36 @@ def test_a_failed_attempt_and_the_way_back_are_remembered(host: Path) -> None:
     assert attempt["id"] == release_id(release("v2", "c" * 40))
 
 
+def test_a_switch_is_open_from_its_beginning_to_its_gate(host: Path) -> None:
+    assert run(host, "begun", release=wired(), check=True)["changed"]
+    assert not (host / "ledger.json").exists()
+    assert run(host, "begun", release=wired())["changed"]
+    run(host, "confirmed", release=wired())
+    assert run(host, "read", release=wired())["open"] == {}
+    before = (host / "ledger.json").read_bytes()
+    assert not run(host, "begun", release=wired())["changed"], "it serves: nothing to be switched"
+    assert (host / "ledger.json").read_bytes() == before
+
+
+def test_a_switch_that_was_cut_off_is_seen_and_closed_by_the_gate_of_either_release(host: Path) -> None:
+    run(host, "confirmed", release=wired())
+    first = Ledger(host / "ledger.json").current
+    assert run(host, "begun", release=wired(model="c" * 40))["changed"]
+    assert not run(host, "begun", release=wired(model="c" * 40))["changed"], "begun already"
+    seen = run(host, "read", release=wired())
+    assert seen["same"] and seen["open"]["id"] == release_id(release("v1", "c" * 40))
+    assert run(host, "begun", release=wired())["changed"], "going back is a switch as well"
+    closed = run(host, "confirmed", release=wired())
+    assert closed["changed"] and closed["open"] == {}
+    assert Ledger(host / "ledger.json").current == first, "as it was confirmed at first"
+
+
+def test_a_failure_without_a_way_back_leaves_the_switch_open(host: Path) -> None:
+    run(host, "begun", release=wired())
+    assert run(host, "failed", release=wired(), task="gate", reason="nonsense")["open"]
+    assert run(host, "read")["open"]["id"] == release_id(release("v1"))
+
+
 def test_a_recorded_release_keeps_its_own_voicebot(host: Path) -> None:
     """As in a rollback, where the sources make another one."""
     run(host, "confirmed", release=wired())

@@ -14,7 +14,8 @@ from tests.unit.release.conftest import GATE, release
 def found(path: Path, **more: Any) -> dict[str, Any]:
     units = {"vllm": "active", "vllm-guard": "active", "voicebot": "active"}
     status = host_status.remembered(path) | host_status.memory() | {"units": units}
-    return {"status": status | {"engine": "healthy", "guard": "serving", "service": "v2"} | more}
+    status |= {"engine": "healthy", "guard": "serving", "service": "v2", "drained": []}
+    return {"status": status | more}
 
 
 def ledger(path: Path) -> Ledger:
@@ -65,6 +66,17 @@ def test_states_that_need_a_hand_are_told(tmp_path: Path) -> None:
     assert "failed" in text and "silent" in text and "inactive v9" in text
     assert "confirmed is v2: a switch was not finished" in text
     assert "down for 41.5 s: exits" in text and f"{book.data['current']} restored" in text
+
+
+def test_an_open_switch_and_who_drains_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    book = ledger(path)
+    book.begin(release("v3"))
+    book.write()
+    text = status_table({"a": found(path, drained=["operator", "rollout"])})
+    assert "serving, drained by operator and rollout" in text
+    switch = book.data["open"]
+    assert f"a: a switch to {release_id(release('v3'))}, begun {switch['at']}, has not passed" in text
 
 
 def test_a_broken_ledger_is_told_and_hides_nothing_else(tmp_path: Path) -> None:

@@ -40,9 +40,22 @@ class Board:
             return 503, self._says(False, "the guard itself has not looked at the engine lately")
         if not self.state.ready:
             return 503, self._says(False, self.reason)
-        if self.drain_file.exists():
-            return 404, self._says(False, f"drained by request ({self.drain_file} exists)")
+        if marks := self.marks():
+            places = " and ".join(f"{self.drain_file.with_name(mark)}" for mark in marks)
+            return 404, self._says(False, f"drained by request ({places} exists)")
         return 200, self._says(True, self.reason)
+
+    def marks(self) -> list[str]:
+        """Names of the marks that drain: NAME.WHO, each for one who wants it, and NAME itself."""
+        name = self.drain_file.name
+        try:
+            return sorted(
+                file.name
+                for file in self.drain_file.parent.iterdir()
+                if file.name == name or file.name.startswith(f"{name}.")
+            )
+        except OSError:
+            return []
 
     def _says(self, ready: bool, reason: str) -> dict[str, Any]:
         return {"ready": ready, "state": self.state.value, "reason": reason}
@@ -52,7 +65,8 @@ class Board:
         now = time.monotonic()
         status, said = self.ready()
         return said | {
-            "drained": self.drain_file.exists(),
+            "drained": bool(self.marks()),
+            "drained_by": [mark[len(self.drain_file.name) + 1 :] or "hand" for mark in self.marks()],
             "ready_status": status,
             "in_state_s": round(now - self.since, 1),
             "since_progress_s": round(now - self.moved, 1),
@@ -71,7 +85,7 @@ class Board:
             ("state", "gauge", "The engine's state as judged: 1 for the present one",
              [(f'{{state="{s.value}"}}', float(s is self.state)) for s in State]),
             ("ready", "gauge", "1 when /ready says 200", [("", float(self.ready()[0] == 200))]),
-            ("drained", "gauge", "1 when drained by request", [("", float(self.drain_file.exists()))]),
+            ("drained", "gauge", "1 when drained by request", [("", float(bool(self.marks())))]),
             ("verdicts_total", "counter", "Engines found wedged", [("", self.verdicts)]),
             ("restarts_total", "counter", "Restarts by the guard",
              [('{result="done"}', self.restarts), ('{result="failed"}', self.restarts_failed)]),
