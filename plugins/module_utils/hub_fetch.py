@@ -158,14 +158,16 @@ class Hub:
             request.add_header("Range", f"bytes={start}-")
         return request
 
+    def _opener(self, *handlers: urllib.request.BaseHandler) -> urllib.request.OpenerDirector:
+        return urllib.request.build_opener(*handlers)
+
     def probe(self, name: str) -> None:
         """Refuse if the Hub would not give a file now."""
         try:
-            opener = urllib.request.build_opener(StayHere)
-            opener.open(self._request(name, "HEAD"), timeout=10).close()
+            self._opener(StayHere()).open(self._request(name, "HEAD"), timeout=10).close()
         except urllib.error.HTTPError as error:
             if error.code >= 400:
-                raise self.refused(_said(error)) from None
+                raise self.refused(said(error)) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise self.refused(f"Connection failed: {getattr(error, 'reason', error)}") from None
 
@@ -207,8 +209,8 @@ class Hub:
         start, size = part.size, part.pin["size"]
         redirects = Redirects()
         try:
-            opener = urllib.request.build_opener(redirects)
-            with opener.open(self._request(name, start=start), timeout=STALLED) as answer:
+            request = self._request(name, start=start)
+            with self._opener(redirects).open(request, timeout=STALLED) as answer:
                 self._check_linked(name, part.pin, redirects.linked or answer.headers)
                 if start and answer.status != 206:
                     part.restart()  # it ignores Range, and tells the file from its beginning
@@ -221,9 +223,9 @@ class Hub:
             if error.code == 416:  # what is there does not fit what the Hub has
                 part.restart()
             elif error.code < 500 and error.code not in (408, 429):
-                raise self.refused(_said(error)) from None
+                raise self.refused(said(error)) from None
             after = error.headers.get("Retry-After", "")
-            raise Again(_said(error), float(after) if after.isdigit() else 0) from None
+            raise Again(said(error), float(after) if after.isdigit() else 0) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise Again(f"Connection failed: {getattr(error, 'reason', error)}") from None
         if part.size < size:
@@ -247,6 +249,7 @@ def _begins_at(content_range: str, start: int) -> bool:
     return content_range.startswith(f"bytes {start}-")
 
 
-def _said(error: urllib.error.HTTPError) -> str:
+def said(error: urllib.error.HTTPError) -> str:
+    """What an answer that is an error tells, in one line."""
     code, text = (error.headers.get(f"X-Error-{part}", "") for part in ("Code", "Message"))
     return f"{error.code} {error.reason} {code} {text}".strip()

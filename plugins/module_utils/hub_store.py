@@ -238,7 +238,7 @@ class Snapshot:
             return {**found, "changed": False}
         if found["wrong"]:
             self.check(found)
-        if check and found["fetched"]:
+        if check and found["fetched"] and self.options["probe"]:
             self.hub.probe(found["fetched"][0])
         if check or not found["changed"]:
             return found

@@ -35,6 +35,7 @@ options:
   reserve_gb: {type: float, default: 0, description: Gigabytes that stay free on the disk.}
   tries: {type: int, default: 6, description: Requests without progress until the Hub is given up.}
   pause: {type: float, default: 1, description: Seconds until one is repeated; doubles each time.}
+  probe: {type: bool, default: true, description: In check mode the Hub is asked for what is missing.}
   run: {type: path, default: /run/model-store, description: Directory of locks and states.}
   verify:
     type: str
@@ -91,6 +92,7 @@ ARGUMENTS: dict[str, Any] = {
     "reserve_gb": {"type": "float", "default": 0},
     "tries": {"type": "int", "default": 6},
     "pause": {"type": "float", "default": 1},
+    "probe": {"type": "bool", "default": True},
     "run": {"type": "path", "default": "/run/model-store"},
     "verify": {"type": "str", "choices": ["changed", "full"], "default": "changed"},
     "state": {"type": "str", "choices": ["present", "verified"], "default": "present"},
