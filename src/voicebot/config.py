@@ -48,7 +48,7 @@ class Tls(_Section):
     """A second listener, for other hosts; its files are PEM."""
 
     host: Text = "0.0.0.0"
-    port: int = Field(default=8443, ge=1, le=65535)
+    port: int = Field(default=8444, ge=1, le=65535)
     certificate: Path
     key: Path
 

@@ -48,7 +48,7 @@ def open_house(fakes: Fakes, settings: Settings) -> Iterator[House]:
         server = Server(application, settings, admission, watchdog, secured)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        until(lambda: server.started)
+        until(lambda: server.started and len(server.servers) == (2 if secured else 1))
         try:
             yield House(f"http://127.0.0.1:{port}", port, server, admission)
         finally:
