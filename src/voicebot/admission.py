@@ -14,6 +14,7 @@ from voicebot.errors import VoicebotError
 
 _KNOWN_CALLERS = 4096
 _LOOK_EVERY_S = 0.05
+_GOODBYE_S = 2.0
 GOING_AWAY = 1001
 
 
@@ -87,7 +88,7 @@ class Admission:
             for guest in list(self._guests):
                 if over or not guest.engaged:
                     guest.end(GOING_AWAY, "the service is stopping")
-            if over:
+            if time.monotonic() > end + _GOODBYE_S:
                 return
             await asyncio.sleep(_LOOK_EVERY_S)
 
