@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import socket
+import os
 import sys
 
-import uvicorn
-
 from voicebot import config, rest
+from voicebot.admission import Admission
 from voicebot.config import Settings
-from voicebot.errors import ConfigError
+from voicebot.keys import Keys
 from voicebot.llm import OpenAIChat
 from voicebot.loading import speech_to_text, text_to_speech
+from voicebot.serving import Server, bind
 from voicebot.stages import Stages
+from voicebot.systemd import Watchdog
 from voicebot.turns import VoiceModel
 
 log = logging.getLogger("voicebot")
 
-_STOP_WITHIN_S = 10
+_LONGEST_CALL = 3.0
+"""Of a recording's greatest length: whoever hears more slowly does not get on."""
 
 
 def load(settings: Settings) -> Stages:
@@ -28,58 +31,36 @@ def load(settings: Settings) -> Stages:
 
 
 def serve(settings: Settings) -> None:
-    """Run the service until SIGTERM; running answers get some seconds to end."""
+    """Run the service until SIGTERM; what is being said gets some seconds to end."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for library in ("httpx", "httpx2", "openai", "faster_whisper"):
+    for library in ("httpx", "httpx2", "openai", "faster_whisper", "uvicorn"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    listener = _bind(settings.server.host, settings.server.port)
-    application = rest.build(settings, load(settings), VoiceModel(settings.conversation.smart_turn))
-    options = uvicorn.Config(
-        application, log_config=None, access_log=False, server_header=False,
-        timeout_graceful_shutdown=_STOP_WITHIN_S,
-    )  # fmt: skip
-    _Server(options).run(sockets=[listener])
+    where = settings.server
+    keys = Keys(where.keys) if where.keys else None
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(bind(where.host, where.port))
+        secured = (
+            stack.enter_context(bind(where.tls.host, where.tls.port, "server.tls")) if where.tls else None
+        )
+        stages = load(settings)
+        admission = Admission(settings.limits.max_sessions)
+        voices = VoiceModel(settings.conversation.smart_turn)
+        application = rest.build(settings, stages, voices, keys=keys, admission=admission)
+        longest_s = _LONGEST_CALL * max(60.0, settings.limits.max_audio_seconds)
+        watchdog = Watchdog(lambda: stages.stt.working_s, longest_s)
+        server = Server(application, settings, admission, watchdog, secured)
+        if keys:
+            _leave_key(keys)
+        server.run(sockets=[listener])
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """Take the port before the models load; connections are refused until the server listens."""
-    listener: socket.socket | None = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        if listener:
-            listener.close()
-        raise ConfigError(
-            "port_taken",
-            f"The service can't listen on {host}:{port} ({error.strerror}).",
-            rule="server.host is an address of this host and server.port is free.",
-            remedy=f"find who has it (ss -ltnp 'sport = :{port}'), or set server.port.",
-        ) from error
-    return listener
-
-
-class _Server(uvicorn.Server):
-    """Tells systemd when it really serves, and when it stops."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.started:
-            tell_systemd("READY=1")
-            log.info("ready on %s", ", ".join(str(s.getsockname()[:2]) for s in sockets or []))
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        tell_systemd("STOPPING=1")
-        await super().shutdown(sockets=sockets)
-
-
-def tell_systemd(state: str) -> None:
-    """sd_notify, where there is a systemd that listens."""
-    path = config.notify_socket()
-    if not path:
+def _leave_key(keys: Keys) -> None:
+    """Tools of this host find one where only they look."""
+    folder = config.runtime_directory()
+    if folder is None:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.connect("\0" + path[1:] if path.startswith("@") else path)
-        channel.sendall(state.encode())
+    path = folder / config.LOCAL_KEY.name
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(keys.add_local())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -40,8 +42,11 @@ class Recording:
         return len(self.samples) / SAMPLE_RATE
 
 
-def decode(source: BinaryIO, *, name: str = "The recording", max_seconds: float) -> Recording:
-    """Decode to 16 kHz mono float32. Stops as soon as the limit is known to be exceeded."""
+def decode(
+    source: BinaryIO, *, name: str = "The recording", max_seconds: float, within_s: float = math.inf
+) -> Recording:
+    """Decode to 16 kHz mono float32. Stops as soon as a limit is known to be exceeded."""
+    deadline = time.monotonic() + within_s
     size = source.seek(0, io.SEEK_END)
     source.seek(0)
     if size == 0:
@@ -50,7 +55,7 @@ def decode(source: BinaryIO, *, name: str = "The recording", max_seconds: float)
     source.seek(0)
     try:
         with av.open(source, mode="r", options=_OPTIONS) as container:
-            return _decode_container(container, name, max_seconds)
+            return _decode_container(container, name, max_seconds, deadline)
     except av.FFmpegError as error:
         raise _error(
             "audio_unreadable",
@@ -59,7 +64,9 @@ def decode(source: BinaryIO, *, name: str = "The recording", max_seconds: float)
         ) from error
 
 
-def _decode_container(container: av.container.InputContainer, name: str, max_seconds: float) -> Recording:
+def _decode_container(
+    container: av.container.InputContainer, name: str, max_seconds: float, deadline: float
+) -> Recording:
     if not container.streams.audio:
         raise _error(
             "audio_unreadable", f"{name} holds no audio ({container.format.name}).", "record it again."
@@ -75,6 +82,11 @@ def _decode_container(container: av.container.InputContainer, name: str, max_sec
         total += len(piece)
         if total > max_seconds * SAMPLE_RATE:
             raise _too_long(name, f"lasts longer than {max_seconds:.0f} s", max_seconds)
+        if time.monotonic() > deadline:
+            raise AudioError(
+                "audio_too_costly", f"{name} takes too long to decode.",
+                rule="limits.max_decode_seconds.", remedy="send plain WAV or FLAC with few channels.",
+            )  # fmt: skip
     seconds = total / SAMPLE_RATE
     if announced - seconds > max(0.5, 0.05 * announced):
         raise _truncated(name, announced, seconds)

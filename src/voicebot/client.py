@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
+from voicebot import config
 from voicebot.errors import AudioError, VoicebotError
 
 CONNECT_TIMEOUT_S = 1.0
@@ -32,7 +35,7 @@ def turn_events(url: str, recording: Path) -> Generator[dict[str, Any], None, No
     try:
         with (
             recording.open("rb") as body,
-            httpx.Client(timeout=timeout, trust_env=False) as http,
+            httpx.Client(timeout=timeout, trust_env=False, headers=_key_for(url)) as http,
             http.stream("POST", f"{url.rstrip('/')}/v1/turns", content=body) as answer,
         ):
             if answer.status_code != httpx.codes.OK:
@@ -61,11 +64,20 @@ def health(url: str) -> dict[str, str]:
     """What GET /health says, healthy or not."""
     timeout = httpx.Timeout(5.0, connect=CONNECT_TIMEOUT_S)
     try:
-        with httpx.Client(timeout=timeout, trust_env=False) as http:
+        with httpx.Client(timeout=timeout, trust_env=False, headers=_key_for(url)) as http:
             state: dict[str, str] = http.get(f"{url.rstrip('/')}/health").json()
             return state
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise _unreachable(url, error) from error
+
+
+def _key_for(url: str) -> dict[str, str]:
+    """$VOICEBOT_KEY; else, for a service of this host alone, the one that it left for its users."""
+    key = config.client_key()
+    if not key and config.is_loopback(urlsplit(url).hostname or ""):
+        with contextlib.suppress(OSError):
+            key = config.LOCAL_KEY.read_text(encoding="ascii").strip()
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _unreachable(url: str, error: Exception) -> ServiceError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -17,6 +19,10 @@ from voicebot.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/voicebot/config.yml")
 ENVIRONMENT_VARIABLE = "VOICEBOT_CONFIG"
+KEY_VARIABLE = "VOICEBOT_KEY"
+LOCAL_KEY = Path("/run/voicebot/key")
+"""Made anew at each start of a service with keys, for its own host's tools; its user and root may read it."""
+
 SYSTEM_PROMPT = (
     "You are a helpful voice assistant. Your answers are spoken aloud: "
     "reply in a few short sentences of plain text, without lists, markup or code."
@@ -26,15 +32,48 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/]+(/.*)?$")]
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this host reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Tls(_Section):
+    """A second listener, for other hosts; its files are PEM."""
+
+    host: Text = "0.0.0.0"
+    port: int = Field(default=8444, ge=1, le=65535)
+    certificate: Path
+    key: Path
+
+
 class Server(_Section):
-    """Where the service listens."""
+    """Where the service listens, and who may come in."""
 
     host: Text = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
+    tls: Tls | None = None
+    keys: Path | None = None
+    origins: tuple[Text, ...] = ()
+    trust_network: bool = False
+    drain_s: float = Field(default=10.0, ge=0, le=60)
+
+    @model_validator(mode="after")
+    def _closed_by_default(self) -> Self:
+        if not self.trust_network and not is_loopback(self.host):
+            raise ValueError(
+                "server.host is a loopback address, since it speaks without TLS"
+                " (server.tls listens for other hosts; server.trust_network: true gives this up)"
+            )
+        if not self.trust_network and self.tls and not is_loopback(self.tls.host) and not self.keys:
+            raise ValueError("server.tls needs server.keys (server.trust_network: true gives this up)")
+        return self
 
 
 class Stt(_Section):
@@ -114,7 +153,17 @@ class Limits(_Section):
 
     max_audio_seconds: float = Field(default=120.0, gt=0)
     max_body_mb: float = Field(default=64.0, gt=0)
+    max_upload_seconds: float = Field(default=120.0, gt=0)
+    max_decode_seconds: float = Field(default=30.0, gt=0)
     max_sessions: int = Field(default=8, ge=1)
+    max_session_minutes: float = Field(default=60.0, gt=0)
+    max_idle_minutes: float = Field(default=10.0, gt=0)
+    max_frame_mb: float = Field(default=8.0, gt=0)
+    max_outgoing_mb: float = Field(default=8.0, gt=0)
+    max_connections: int = Field(default=256, ge=1)
+    max_connections_per_address: int = Field(default=64, ge=1)
+    requests_per_minute: int = Field(default=600, ge=1)
+    ping_seconds: float = Field(default=20.0, gt=0)
 
 
 class Settings(_Section):
@@ -159,6 +208,23 @@ def default_path() -> Path:
 def notify_socket() -> str | None:
     """Where systemd waits to hear that the service is ready."""
     return os.environ.get("NOTIFY_SOCKET")
+
+
+def watchdog_s() -> float:
+    """Within how many seconds systemd wants a sign of life; 0 where it does not ask for one."""
+    mine = os.environ.get("WATCHDOG_PID") in (None, str(os.getpid()))
+    return int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
+
+
+def runtime_directory() -> Path | None:
+    """Of the service's own, where systemd made one."""
+    name = os.environ.get("RUNTIME_DIRECTORY")
+    return Path(name) if name else None
+
+
+def client_key() -> str:
+    """What a client of this package shows to a service; empty for none."""
+    return os.environ.get(KEY_VARIABLE, "")
 
 
 def load(path: Path) -> Settings:
@@ -211,7 +277,7 @@ def _explain(detail: ErrorDetails, data: dict[Any, Any]) -> str:
         return f"{key} is not a setting. Rule: {section} knows {', '.join(known)}. Remedy: {remedy}"
     if detail["type"] == "missing":
         return f"{key} is missing. Rule: it has no default. Remedy: set {key}."
-    rule = detail["msg"].replace("Input should", "it should", 1)
+    rule = detail["msg"].removeprefix("Value error, ").replace("Input should", "it should", 1)
     return f"{key} is {detail['input']!r}. Rule: {rule}. Remedy: set {key} to such a value."
 
 
@@ -219,6 +285,8 @@ def _known_keys(section: tuple[int | str, ...]) -> list[str]:
     model: Any = Settings
     for part in section:
         model = model.model_fields[part].annotation if hasattr(model, "model_fields") else get_args(model)[1]
+        if get_origin(model) in (Union, UnionType):
+            model = get_args(model)[0]
     return list(getattr(model, "model_fields", ()))
 
 

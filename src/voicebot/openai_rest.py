@@ -58,8 +58,11 @@ class _Audio:
                 self._stages.stt.check_language(language)
             if "file" not in fields:
                 raise AudioError("missing_file", "The form has no field `file`.", rule="the recording.")
-            limit = self._settings.limits.max_audio_seconds
-            recording = await asyncio.to_thread(decode, io.BytesIO(fields["file"]), max_seconds=limit)
+            limits = self._settings.limits
+            recording = await asyncio.to_thread(
+                decode, io.BytesIO(fields["file"]),
+                max_seconds=limits.max_audio_seconds, within_s=limits.max_decode_seconds,
+            )  # fmt: skip
             if fields.get("stream", b"").lower() == b"true":
                 return StreamingResponse(self._streamed(recording, language), media_type="text/event-stream")
             segments = await self._stages.stt.segments(recording, language=language)

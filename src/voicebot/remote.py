@@ -61,6 +61,11 @@ class RemoteSpeech:
         """Calls that are not answered yet."""
         return self._waiting
 
+    @property
+    def working_s(self) -> float:
+        """Nothing of it is this process's work."""
+        return 0.0
+
     def check_language(self, language: str) -> None:
         """The server knows its languages, and refuses others."""
 

@@ -11,16 +11,20 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
 from voicebot import health, openai_rest, page, turn
+from voicebot.admission import Admission
 from voicebot.audio import Recording, decode
 from voicebot.body import read
 from voicebot.config import Settings
 from voicebot.conversation import Conversation
+from voicebot.door import Door
 from voicebot.errors import EngineError, VoicebotError
+from voicebot.keys import Keys
 from voicebot.metrics import CONTENT_TYPE, Metrics
 from voicebot.realtime.server import Realtime
 from voicebot.turns import VoiceModel
@@ -30,8 +34,15 @@ log = logging.getLogger("voicebot")
 _CLIENT_CLOSED = 499
 
 
-def build(settings: Settings, stages: turn.Stages, voices: VoiceModel) -> Starlette:
-    """The web application over loaded stages, which it closes at its end."""
+def build(
+    settings: Settings,
+    stages: turn.Stages,
+    voices: VoiceModel,
+    *,
+    keys: Keys | None = None,
+    admission: Admission | None = None,
+) -> Starlette:
+    """The web application over loaded stages, which it closes at its end. `keys` None: nobody needs one."""
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -46,15 +57,20 @@ def build(settings: Settings, stages: turn.Stages, voices: VoiceModel) -> Starle
         stages.tts.close()
         await stages.llm.close()
 
-    async def get_health(_request: Request) -> Response:
+    async def get_health(request: Request) -> Response:
         state = await health.check(stages)
+        if not request.state.known:
+            state = {"status": state["status"]}
         return JSONResponse(state, status_code=200 if state["status"] == health.OK else 503)
 
     async def post_turn(request: Request) -> Response:
         try:
             body = await read(request, settings.limits)
             watch = turn.Stopwatch()
-            recording = await asyncio.to_thread(decode, body, max_seconds=settings.limits.max_audio_seconds)
+            limits = settings.limits
+            recording = await asyncio.to_thread(
+                decode, body, max_seconds=limits.max_audio_seconds, within_s=limits.max_decode_seconds
+            )
         except ClientDisconnect:
             return Response(status_code=_CLIENT_CLOSED)
         except VoicebotError as error:
@@ -73,7 +89,8 @@ def build(settings: Settings, stages: turn.Stages, voices: VoiceModel) -> Starle
     async def get_metrics(_request: Request) -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
-    realtime: Any = Realtime(stages, voices, settings, metrics)
+    admission = admission or Admission(settings.limits.max_sessions)
+    realtime: Any = Realtime(stages, voices, settings, metrics, admission)
     routes = [
         Route("/health", get_health),
         Route("/metrics", get_metrics),
@@ -82,8 +99,10 @@ def build(settings: Settings, stages: turn.Stages, voices: VoiceModel) -> Starle
         *openai_rest.routes(settings, stages),
         *page.routes(),
     ]
+    public = {"/health", *(route.path for route in page.routes())}
+    door = Middleware(Door, settings.server, settings.limits, keys, public)
     context: Any = lifespan
-    return Starlette(routes=routes, lifespan=context)
+    return Starlette(routes=routes, lifespan=context, middleware=[door])
 
 
 async def _server_sent(

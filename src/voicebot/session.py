@@ -32,6 +32,7 @@ log = logging.getLogger("voicebot")
 
 _YIELD_AFTER_WINDOWS = 32
 _SHORTEST_COMMIT_S = 0.1
+_MOST_PENDING = 16
 
 
 @dataclass
@@ -78,6 +79,11 @@ class Session:
         """Whether an answer is being made, or still being played at the other end."""
         return self._answering.busy
 
+    @property
+    def engaged(self) -> bool:
+        """Whether somebody speaks, is being understood, or is answered."""
+        return self._utterance is not None or bool(self._tasks) or self._answering.busy
+
     def change(self, setup: Setup) -> None:
         """New settings from here on."""
         if setup.rules != self.setup.rules:
@@ -110,6 +116,7 @@ class Session:
 
     def commit(self) -> None:
         """End the user's turn now."""
+        self._refuse_too_many()
         if self.setup.rules is not None:
             signals = self._listener.finish()
             if not signals:
@@ -127,12 +134,22 @@ class Session:
 
     def transcribe_into(self, item: Item, pcm: bytes) -> None:
         """Find the words of an item that the client made of sound."""
+        self._refuse_too_many()
         samples = np.frombuffer(pcm[: len(pcm) // 2 * 2], "<i2").astype(np.float32) / 32768.0
         recording = Recording(soxr.resample(samples, WIRE_RATE, SAMPLE_RATE))
         utterance = self._new_utterance(0, item.id)
         utterance.guess.begin(recording)
         done = self._answering.awaits(item)
         self._start(self._transcribe(utterance, item, recording, done))
+
+    def _refuse_too_many(self) -> None:
+        if len(self._tasks) >= _MOST_PENDING:
+            raise AudioError(
+                "too_many_transcripts",
+                f"{len(self._tasks)} transcripts of this session are not done yet.",
+                rule=f"at most {_MOST_PENDING} at once.",
+                remedy="wait for some of them.",
+            )
 
     def clear(self) -> None:
         """Forget sound that is no item yet."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from voicebot import cores
 from voicebot.audio import SAMPLE_RATE, Recording, Samples
 from voicebot.config import Stt
 from voicebot.errors import ConfigError, SpeechError
@@ -56,6 +57,11 @@ class SpeechToText(Protocol):
         """Calls that have not begun."""
         ...
 
+    @property
+    def working_s(self) -> float:
+        """How long the call in work has taken so far, in seconds; 0 when there is none."""
+        ...
+
     def close(self) -> None:
         """Let go of threads and memory."""
         ...
@@ -73,14 +79,16 @@ class FasterWhisper:
         from faster_whisper import WhisperModel
 
         self._settings = settings
+        fast = cores.fast()
         try:
-            self._model: Any = WhisperModel(
-                str(settings.model),
-                device=settings.device,
-                compute_type=settings.compute_type,
-                cpu_threads=settings.cpu_threads,
-                local_files_only=True,
-            )
+            with cores.pinned(fast):  # the model's threads are begun here
+                self._model: Any = WhisperModel(
+                    str(settings.model),
+                    device=settings.device,
+                    compute_type=settings.compute_type,
+                    cpu_threads=settings.cpu_threads or len(fast),
+                    local_files_only=True,
+                )
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
                 "stt_model",
@@ -108,6 +116,11 @@ class FasterWhisper:
     def waiting(self) -> int:
         """Calls that have not begun."""
         return self._worker.waiting
+
+    @property
+    def working_s(self) -> float:
+        """How long the call in work has taken so far."""
+        return self._worker.working_s
 
     async def transcribe(
         self, recording: Recording, *, language: str | None = None, partial: bool = False

@@ -7,6 +7,7 @@ import atexit
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ class PriorityWorker:
             queue.PriorityQueue()
         )
         self._count = itertools.count()
+        self._began: float | None = None
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
         atexit.register(self.close)  # an interpreter that ends under a thread in C++ aborts
@@ -31,6 +33,12 @@ class PriorityWorker:
     def waiting(self) -> int:
         """Calls that have not begun."""
         return self._queue.qsize()
+
+    @property
+    def working_s(self) -> float:
+        """How long the call in work has taken so far; 0 when there is none."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
 
     async def run(self, work: Callable[[], T], *, urgency: int = 0) -> T:
         """The result of `work`; low numbers go first."""
@@ -51,7 +59,10 @@ class PriorityWorker:
                 return
             if not future.set_running_or_notify_cancel():
                 continue
+            self._began = time.monotonic()
             try:
                 future.set_result(work())
             except BaseException as error:  # noqa: BLE001 (the caller gets it)
                 future.set_exception(error)
+            finally:
+                self._began = None

@@ -20,7 +20,9 @@ def parsed(text: str) -> dict[str, Any]:
     """A message's JSON object."""
     try:
         data = json.loads(text)
-    except ValueError as error:
+        if "\\ud" in text.lower():
+            json.dumps(data, ensure_ascii=False).encode()  # half a character is none
+    except (ValueError, RecursionError) as error:
         raise AudioError("invalid_json", f"A message is not JSON: {error}.", rule="JSON objects.") from error
     if not isinstance(data, dict):
         raise AudioError("invalid_json", f"A message is a JSON {type(data).__name__}.", rule="JSON objects.")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 from openai.types import realtime as rt
 from pydantic import BaseModel, ValidationError
@@ -17,12 +16,14 @@ from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from voicebot import happenings as h
+from voicebot.admission import Admission, BusyError
 from voicebot.config import Settings
 from voicebot.conversation import Item, new_id
 from voicebot.errors import AudioError, VoicebotError
 from voicebot.metrics import Metrics
 from voicebot.realtime.agreement import Agreement, chat_choice, chat_tools
 from voicebot.realtime.items import decoded, kind_of, no_item, parsed, spoken_part, text_of
+from voicebot.realtime.outbox import Outbox
 from voicebot.realtime.wire import Event, Wire, item_object
 from voicebot.session import Session
 from voicebot.setup import Setup
@@ -32,7 +33,9 @@ from voicebot.turns import VoiceModel
 log = logging.getLogger("voicebot")
 
 _PROTOCOL = "realtime"
-_NOT_ALLOWED, _BUSY = 403, 503
+_CLOSE_WITHIN_S = 2.0
+_MOST_ITEMS, _MOST_TEXT = 1000, 1_000_000
+_NO_TEXT, _TOO_LONG, _TOO_SLOW = 1003, 1008, 1013
 
 _CLIENT_EVENTS: MappingProxyType[str, type[BaseModel]] = MappingProxyType(
     {
@@ -53,7 +56,15 @@ _CLIENT_EVENTS: MappingProxyType[str, type[BaseModel]] = MappingProxyType(
 class Realtime:
     """The endpoint `/v1/realtime`."""
 
-    def __init__(self, stages: Stages, voices: VoiceModel, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        stages: Stages,
+        voices: VoiceModel,
+        settings: Settings,
+        metrics: Metrics,
+        admission: Admission,
+    ) -> None:
+        self._admission = admission
         self._stages = stages
         self._voices = voices
         self._settings = settings
@@ -61,10 +72,18 @@ class Realtime:
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one client until it leaves."""
-        if refusal := self._refuse(socket):
-            self._metrics.refused()
-            await socket.send_denial_response(refusal)
-            return
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._admission.place())
+            except BusyError as error:
+                self._metrics.refused()
+                body = {"error": error.as_dict()}
+                headers = {"Retry-After": str(error.retry_after_s)}
+                await socket.send_denial_response(JSONResponse(body, error.status, headers))
+                return
+            await self._serve(socket)
+
+    async def _serve(self, socket: WebSocket) -> None:
         try:
             name = socket.query_params.get("persona", self._settings.conversation.persona)
             agreement = Agreement(self._settings, self._settings.persona(name))
@@ -78,28 +97,10 @@ class Realtime:
             connection = Connection(
                 socket, self._stages, self._voices, self._settings, agreement, self._metrics
             )
-            await connection.run()
+            with self._admission.seated(connection):
+                await connection.run()
         finally:
             self._metrics.session(-1)
-
-    def _refuse(self, socket: WebSocket) -> JSONResponse | None:
-        # A page of another site must not talk to a service on this host behind its user's back.
-        origin = socket.headers.get("origin")
-        if origin and urlsplit(origin).netloc != socket.headers.get("host"):
-            what = f"Pages of {origin} may not use this service."
-            error = AudioError(
-                "origin", what, rule="pages that it serves itself.", remedy="open its own page."
-            )
-            return JSONResponse({"error": error.as_dict()}, status_code=_NOT_ALLOWED)
-        if self._metrics.sessions >= self._settings.limits.max_sessions:
-            error = AudioError(
-                "too_many_sessions",
-                f"{self._metrics.sessions} conversations are going on.",
-                rule=f"at most {self._settings.limits.max_sessions} (limits.max_sessions).",
-                remedy="try again later.",
-            )
-            return JSONResponse({"error": error.as_dict()}, status_code=_BUSY)
-        return None
 
 
 class Connection:
@@ -118,8 +119,13 @@ class Connection:
         self._stages = stages
         self._agreement = agreement
         self._wire = Wire()
-        self._out: asyncio.Queue[tuple[Event, str]] = asyncio.Queue()
-        self._silenced: set[str] = set()
+        self._limits = settings.limits
+        self._ended = asyncio.Event()
+        self._farewell: tuple[int, str] | None = None
+        self._out = Outbox(
+            int(settings.limits.max_outgoing_mb * 1_000_000),
+            lambda: self.end(_TOO_SLOW, "events are taken too slowly (limits.max_outgoing_mb)"),
+        )
         self._session = Session(stages, voices, settings, agreement.setup(), self._tell, metrics)
         self._handlers: dict[str, Callable[[Any], Awaitable[None]]] = {
             "session.update": self._update,
@@ -134,40 +140,73 @@ class Connection:
             "response.cancel": self._cancel,
         }
 
+    @property
+    def engaged(self) -> bool:
+        """Whether somebody speaks, or an answer is on its way."""
+        return self._session.engaged
+
+    def end(self, code: int, reason: str) -> None:
+        """Close it soon, with a WebSocket's close code; the first reason counts."""
+        self._farewell = self._farewell or (code, reason)
+        self._ended.set()
+
     async def run(self) -> None:
-        """Until the client leaves."""
+        """Until the client leaves, or a limit is reached."""
         self._send(self._wire.event(rt.SessionCreatedEvent, session=self._agreement.session))
         self._session.greet()
-        writer = asyncio.create_task(self._write())
+        reading = asyncio.create_task(self._read())
+        tasks = [reading, asyncio.create_task(self._write()), asyncio.create_task(self._ended.wait())]
         try:
-            while not writer.done():
-                await self._take(await self._socket.receive_text())
-        except (WebSocketDisconnect, KeyError):  # KeyError: a binary message
-            pass
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()
         finally:
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._session.close()
+            await self._say_farewell()
+
+    async def _read(self) -> None:
+        now = asyncio.get_running_loop().time
+        last = now() + 60 * self._limits.max_session_minutes
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                silent = now() + 60 * self._limits.max_idle_minutes
+                try:
+                    async with asyncio.timeout_at(min(last, silent)):
+                        text = await self._socket.receive_text()
+                except TimeoutError:
+                    limit = "max_session_minutes" if last <= silent else "max_idle_minutes"
+                    self.end(_TOO_LONG, f"limits.{limit} is reached")
+                    return
+                except KeyError:
+                    self.end(_NO_TEXT, "events are text, this was a binary message")
+                    return
+                await self._take(text)
+
+    async def _say_farewell(self) -> None:
+        if self._farewell is None:
+            return
+        log.info("session ended: %s", self._farewell[1])
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_WITHIN_S):
+                await self._socket.close(*self._farewell)
 
     def _send(self, event: Event, audio_of: str = "") -> None:
-        self._out.put_nowait((event, audio_of))
+        self._out.put(event, audio_of)
 
     def _tell(self, happening: h.Happening) -> None:
         audio_of = happening.reply.id if isinstance(happening, h.ReplyAudio) else ""
         if isinstance(happening, h.ReplyDone) and happening.status == "cancelled":
-            self._silenced.add(happening.reply.id)
+            self._out.silence(happening.reply.id)
         for event in self._wire.translate(happening):
             self._send(event, audio_of)
 
     async def _write(self) -> None:
-        while True:
-            event, audio_of = await self._out.get()
-            if audio_of in self._silenced:
-                continue  # nobody wants to hear the rest of it
-            try:
-                await self._socket.send_text(json.dumps(event))
-            except (WebSocketDisconnect, RuntimeError, OSError):
-                return
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
+            while True:
+                await self._socket.send_text(await self._out.get())
 
     async def _take(self, text: str) -> None:
         event_id = None
@@ -222,6 +261,7 @@ class Connection:
         after = event.previous_item_id
         if after not in (None, "root") and conversation.find(str(after)) is None:
             raise no_item(str(after))
+        self._refuse_more_text()
         recording = spoken_part(data)
         item = Item(kind_of(data), text_of(data), data.get("id") or new_id("item"))
         item.call_id, item.name = data.get("call_id", ""), data.get("name", "")
@@ -230,6 +270,16 @@ class Connection:
             self._send(told)
         if recording is not None:
             self._session.transcribe_into(item, recording)
+
+    def _refuse_more_text(self) -> None:
+        items = self._session.conversation.items
+        if len(items) >= _MOST_ITEMS or sum(len(item.text) for item in items) > _MOST_TEXT:
+            raise AudioError(
+                "conversation_full",
+                f"The conversation holds {len(items)} items.",
+                rule=f"at most {_MOST_ITEMS}, and {_MOST_TEXT} characters.",
+                remedy="delete some of them.",
+            )
 
     async def _delete_item(self, event: rt.ConversationItemDeleteEvent) -> None:
         self._item(event.item_id)

@@ -125,6 +125,12 @@ function agree() {
   hold.disabled = !manual.checked || socket === null;
 }
 
+// A key, where the service wants one, stands behind the address's #: that part stays in the browser.
+function protocols() {
+  const key = new URLSearchParams(location.hash.slice(1)).get("key");
+  return key ? ["realtime", `openai-insecure-api-key.${key}`] : ["realtime"];
+}
+
 async function open() {
   if (!navigator.mediaDevices) throw new Error("This browser gives the microphone only on HTTPS or localhost.");
   stream = await navigator.mediaDevices.getUserMedia({
@@ -134,7 +140,7 @@ async function open() {
   await context.audioWorklet.addModule("microphone.js");
   player = new Player(context, RATE);
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  socket = new WebSocket(`${scheme}//${location.host}/v1/realtime${location.search}`, "realtime");
+  socket = new WebSocket(`${scheme}//${location.host}/v1/realtime${location.search}`, protocols());
   socket.onmessage = ({ data }) => {
     const event = JSON.parse(data);
     if (event.type === "session.created") {

@@ -47,6 +47,7 @@ class FakeStt:
     calls: int = 0
     closed: bool = False
     waiting: int = 0
+    working_s: float = 0.0
     heard: list[Recording] = field(default_factory=list)
     languages: list[str | None] = field(default_factory=list)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.scripted import Engine, free_port
-from voicebot import app
+from voicebot import app, systemd
 from voicebot.config import Settings, Tts
 from voicebot.doctor import examine
 from voicebot.errors import ConfigError
@@ -22,13 +22,13 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstra
     monkeypatch.setenv("NOTIFY_SOCKET", name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind("\0" + name[1:] if abstract else name)
-        app.tell_systemd("READY=1")
+        systemd.tell("READY=1")
         assert listener.recv(100) == b"READY=1"
 
 
 def test_without_systemd_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    app.tell_systemd("READY=1")
+    systemd.tell("READY=1")
 
 
 def test_a_port_that_is_taken_is_said_before_models_load(settings: Settings) -> None:
