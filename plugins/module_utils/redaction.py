@@ -20,6 +20,8 @@ SHORTEST = 6  # characters; a shorter value stands in too many innocent words to
 _LEARNT = 8  # characters; what a configuration calls a secret is looked for elsewhere from this length on
 _WORD = 16  # characters; so long a word of a file of keys, or line of a secret, is one itself
 _DEEPEST = 2  # Base64 within Base64
+_OPENING = re.compile(r"\\*[\"']")
+_WORD_OF_VALUE = re.compile(r"[^\s\"'&;]*")
 _LONGEST = 4000  # characters between two quotes
 _STEMS = ("secret", "passw", "passphrase", "credential", "authorization", "cookie", "apikey", "privatekey")
 _LAST = {"token", "key", "pass", "pwd", "auth", "serial"}  # as a name's last word
@@ -27,23 +29,30 @@ _SERIAL = {"serial_number", "serialnumber"}  # a machine's, never collected
 _KEYS = {"api", "gateway", "access", "private", "secret", "auth"}  # before "keys": not a mapping's keys
 _PLAIN = {"eos", "bos", "pad", "unk", "cls", "sep", "mask", "stop", "first", "max", "per", "each", "public"}
 
-# How secrets look. A group `keep` stays.
+# How secrets look: a word that such a text holds, in small letters, and the whole. A group `keep` stays.
 _SHAPES = [
-    re.compile(pattern)
-    for pattern in (
-        r"(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)",
-        r"\$ANSIBLE_VAULT;[^\n]*(?:\n\s*[0-9a-f]{2,80}(?=\s|$))*",
-        r"\b(?:hf|api_org)_[A-Za-z0-9]{8,}",
-        r"\b(?:nvapi|glpat|xox[abposr]|sk|pk|rk)-[A-Za-z0-9_-]{12,}",
-        r"\b(?:gh[pousr]|github_pat)_[A-Za-z0-9_]{12,}",
-        r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-        r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",
-        r"\$(?:1|2[abxy]|5|6|y|argon2id?)\$[^\s:\"']{8,}",
-        r"(?i)(?P<keep>\b(?:Bearer|Basic|Digest)\s+)(?!\[redacted\])[A-Za-z0-9+/._~=-]{6,}",
-        r"(?P<keep>\b[A-Za-z][A-Za-z0-9+.-]*:\\?/\\?/)(?!\[redacted\])[^\s/@\"'<>]+(?=@)",
-        r"(?i)(?P<keep>\bpass(?:word|wd|phrase)\s+)(?!\[redacted\]|is\b|was\b|[=:])[^\s\"']+",
-        r"(?i)(?P<keep>\b(?:password|passphrase|token|secret)\s+(?:is|was)\s+)(?!\[redacted\])[^\s\"']+",
-        r"(?i)(?P<keep>\bauth\s+[^\s:\"']+:)[^\s\"']+",
+    (word, re.compile(pattern))
+    for word, pattern in (
+        (
+            "private key",
+            r"(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)",
+        ),
+        ("$ansible_vault", r"\$ANSIBLE_VAULT;[^\n]*(?:\n\s*[0-9a-f]{2,80}(?=\s|$))*"),
+        ("_", r"\b(?:hf|api_org|gh[pousr]|github_pat)_[A-Za-z0-9_]{8,}"),
+        ("-", r"\b(?:nvapi|glpat|xox[abposr]|sk|pk|rk)-[A-Za-z0-9_-]{12,}"),
+        ("sia", r"\bASIA[A-Z0-9]{16}\b"),
+        ("akia", r"\bAKIA[A-Z0-9]{16}\b"),
+        ("eyj", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
+        ("$", r"\$(?:1|2[abxy]|5|6|y|argon2id?)\$[^\s:\"']{8,}"),
+        ("bearer", r"(?i)(?P<keep>\bBearer\s+)(?!\[redacted\])[A-Za-z0-9+/._~=-]{6,}"),
+        ("basic", r"(?P<keep>\bBasic\s+)(?!\[redacted\])[A-Za-z0-9+/._~=-]{12,}"),
+        ("@", r"(?P<keep>\b[A-Za-z][A-Za-z0-9+.-]*:\\?/\\?/)(?!\[redacted\])[^\s/@\"'<>]+(?=@)"),
+        ("passw", r"(?i)(?P<keep>\bpassw(?:or)?d\s+)(?!\[redacted\]|is\b|was\b|[=:])[^\s\"']+"),
+        ("passphrase", r"(?i)(?P<keep>\bpassphrase\s+)(?!\[redacted\]|is\b|was\b|[=:])[^\s\"']+"),
+        ("passw", r"(?i)(?P<keep>\bpassword\s+(?:is|was)\s+)(?!\[redacted\])[^\s\"']+"),
+        ("token", r"(?i)(?P<keep>\btoken\s+(?:is|was)\s+)(?!\[redacted\])[^\s\"']+"),
+        ("secret", r"(?i)(?P<keep>\bsecret\s+(?:is|was)\s+)(?!\[redacted\])[^\s\"']+"),
+        ("auth ", r"(?i)(?P<keep>\bauth\s+[^\s:\"']+:)[^\s\"']+"),
     )
 ]
 _TAIL_OF_KEY = re.compile(r"(?s)^.*?-----END [A-Z0-9 ]*PRIVATE KEY-----")  # its beginning was cut off
@@ -51,10 +60,12 @@ _KEY_LINE = re.compile(r"[A-Za-z0-9+/=]{32,}")
 _FLAG = re.compile(
     r"--(?P<name>[\w-]+)(?P<gap>(?:\\*[\"'])?,?\s+(?:-\s+)?(?:\\*[\"'])?)(?P<value>[^\s\"'\\,-][^\s\"'\\,]*)"
 )
-_NAME = re.compile(
-    r"(?i)(?<![A-Za-z0-9])(?P<name>[a-z0-9_.-]{0,64}(?:token|key|pass|pwd|secret|credential|auth|cookie|serial)"
-    r"[a-z0-9_.-]{0,64}(?:\ number)?)(?P<sep>\\*[\"']?[ \t]{0,40}(?::(?!//)|=)[ \t]{0,40})"
+_STEM = re.compile(r"(?i)token|key|pass|pwd|secret|credential|auth|cookie|serial")
+_REST = re.compile(
+    r"(?i)(?P<rest>[a-z0-9_.-]{0,64}(?: number)?)"
+    r"(?P<sep>\\*[\"']?[ \t]{0,40}(?::(?!//)|=)[ \t]{0,40})"
 )
+_OF_NAMES = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{64,76}\n)+[A-Za-z0-9+/]*={0,2}|[A-Za-z0-9+/_-]{12,}={0,2}")
 
 
@@ -128,13 +139,12 @@ def _deeper(text: str, name_at: int, end: int) -> int:
     return end
 
 
-def _value(text: str, match: re.Match[str]) -> tuple[int, int]:
-    """Begin and end of the value after a name."""
-    name_at, start = match.start(), match.end()
+def _value(text: str, name_at: int, sep: str, start: int) -> tuple[int, int]:
+    """Begin and end of the value after a name and its separator."""
     before = text[name_at - 1 : name_at]
-    if opening := re.compile(r"(\\*)([\"'])").match(text, start):
+    if opening := _OPENING.match(text, start):
         return opening.end(), _closing(text, opening.end(), opening[0])
-    if before and before in "\"'" and not re.match(r"\\*[\"']", match["sep"]):  # "NAME=value of words"
+    if before and before in "\"'" and sep[0] not in "\\\"'":  # "NAME=value of words"
         return start, _closing(text, start, before)
     if text[start : start + 1] in ("[", "{") and text[start : start + len(MASK)] != MASK:
         close = text.find({"[": "]", "{": "}"}[text[start]], start)
@@ -142,19 +152,23 @@ def _value(text: str, match: re.Match[str]) -> tuple[int, int]:
     end = _line_end(text, start)
     if re.fullmatch(r"[|>]?[+-]?\d?\s*", text[start:end]):  # YAML: a block, or a mapping
         return start, _deeper(text, name_at, end)
-    if ":" in match["sep"] or not before or before == "\n" or text[:name_at].endswith("export "):
+    if ":" in sep or not before or before == "\n" or text[name_at - 7 : name_at] == "export ":
         return start, end
-    word = re.compile(r"[^\s\"'&;]*").match(text, start)
+    word = _WORD_OF_VALUE.match(text, start)
     return start, word.end() if word else start
 
 
 def _named(text: str) -> Iterator[tuple[int, int]]:
     """Begin and end of each value that follows a name that says secret."""
     at = 0
-    while match := _NAME.search(text, at):
-        at = match.end("name")
-        if says_secret(match["name"]):
-            start, end = _value(text, match)
+    for stem in _STEM.finditer(text):
+        if stem.start() < at or not (rest := _REST.match(text, stem.start())):
+            continue
+        name_at = stem.start()
+        while name_at > max(at, stem.start() - 64) and text[name_at - 1] in _OF_NAMES:
+            name_at -= 1
+        if says_secret(text[name_at : rest.end("rest")]):
+            start, end = _value(text, name_at, rest["sep"], rest.end())
             if text[start:end].strip() not in ("", MASK, "null", "true", "false", '""', "''"):
                 yield start, end
             at = max(at, end)
@@ -190,29 +204,34 @@ class Redactor:
 
     def learn_words(self, text: str) -> None:
         """Every long word of a file that holds nothing but secrets."""
-        for word in text.split():
+        for word in re.findall(r"[^\s\"',:;{}\[\]]+", text):
             if len(word) >= _WORD:
                 self._add(word, {word})
 
     def learn_from(self, text: str) -> None:
         """What a configuration calls a secret."""
         for start, end in _named(text):
-            self.learn(text[start:end].strip("\"' ,"), _LEARNT)
+            for line in text[start:end].splitlines():  # of a block or a mapping, each has a value
+                for value in (line, *re.split(r":\s+|=", line, maxsplit=1)[1:]):
+                    self.learn(value.strip("\"' ,[]{}"), _LEARNT)
+        try:
+            data = json.loads(text)
+        except ValueError:
+            data = None
+        for leaf in named_values(data):
+            self.learn(str(leaf), _LEARNT)
         for match in _FLAG.finditer(text):
             if says_secret(match["name"]):
                 self.learn(match["value"], _LEARNT)
 
     def clean(self, text: str, depth: int = 0) -> tuple[str, int]:
         """The text without secrets, and how many were taken out."""
-        count = 0
-        for form in self._longest_first():
-            if form in text:
-                count += text.count(form)
-                text = text.replace(form, MASK)
+        text, count = self._without_known(text)
         cut = _TAIL_OF_KEY.match(text)
         if cut and "-----BEGIN" not in cut[0]:
             text, count = _KEY_LINE.sub(MASK, cut[0]) + text[cut.end() :], count + 1
-        for shape in _SHAPES:
+        lower = text.lower()
+        for shape in (shape for word, shape in _SHAPES if word in lower):
             text, found = shape.subn(rf"\g<keep>{MASK}" if "keep" in shape.groupindex else MASK, text)
             count += found
         count += sum(says_secret(match["name"]) for match in _FLAG.finditer(text))
@@ -224,6 +243,18 @@ class Redactor:
             at, count = end, count + 1
         text = "".join([*pieces, text[at:]])
         return self._decoded(text, count, depth) if depth < _DEEPEST else (text, count)
+
+    def clean_known(self, text: str) -> str:
+        """The text without the values that are known; its form (JSON, a path) stays."""
+        return self._without_known(text)[0]
+
+    def _without_known(self, text: str) -> tuple[str, int]:
+        count = 0
+        for form in self._longest_first():
+            if form in text:
+                count += text.count(form)
+                text = text.replace(form, MASK)
+        return text, count
 
     def _longest_first(self) -> list[str]:
         if self._sorted is None:
