@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 HEADINGS = (
-    "host", "release", "confirmed", "model", "engine", "guard", "voicebot", "gate", "tokens/s", "queue", "memory", "GPU"
+    "host", "release", "confirmed", "model", "engine", "guard", "voicebot", "gate",
+    "tokens/s", "queue", "memory", "GPU",
 )  # fmt: skip
 
 
