@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-HEADINGS = ("host", "release", "confirmed", "model", "engine", "guard", "voicebot", "gate", "memory")
+HEADINGS = (
+    "host", "release", "confirmed", "model", "engine", "guard", "voicebot", "gate",
+    "tokens/s", "queue", "memory", "GPU",
+)  # fmt: skip
 
 
 def _row(host: str, status: Mapping[str, Any]) -> tuple[str, ...]:
@@ -19,7 +22,12 @@ def _row(host: str, status: Mapping[str, Any]) -> tuple[str, ...]:
     free, total = (status[f"memory_{which}_mib"] / 1024 for which in ("available", "total"))
     confirmed = now.get("confirmed", "-").removesuffix("Z").replace("T", " ")
     memory = f"{free:.1f} of {total:.1f} GiB free"
-    return host, now.get("id", "-"), confirmed, model, engine, guard, voicebot, now.get("gate", "-"), memory
+    load, celsius = status["load"], status["gpu_celsius"]
+    rate = f"{load['tokens_per_second']:.1f}" if load else "-"
+    queue = f"{load['running']:.0f}+{load['waiting']:.0f}" if load else "-"  # running and waiting
+    seen = (engine, guard, voicebot, now.get("gate", "-"))
+    warmth = "-" if celsius is None else f"{celsius} °C"
+    return host, now.get("id", "-"), confirmed, model, *seen, rate, queue, memory, warmth
 
 
 def _notes(host: str, status: Mapping[str, Any]) -> list[str]:
@@ -37,6 +45,10 @@ def _notes(host: str, status: Mapping[str, Any]) -> list[str]:
         )
     if back := [f"{r['id']} ({r['confirmed']})" for r in status["releases"] if r["id"] != status["current"]]:
         notes.append(f"{host}: can go back to {', '.join(back)}; previous: {status['previous'] or 'none'}")
+    if incident := status["incident"]:
+        notes.append(
+            f"{host}: last incident {incident['at']}, {incident['state']}: {incident['reason'][:160]}"
+        )
     if failure := status["failure"]:
         said = next(iter(failure["reason"].strip().splitlines()), "no reason given")
         back_to = f", {failure['restored']} restored" if failure["restored"] else ""
@@ -63,9 +75,19 @@ def status_table(fleet: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines + notes)
 
 
+def status_report(fleet: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """For a machine: {hosts: {name: {reached, and what host_status says}}}."""
+    return {
+        "hosts": {
+            host: {"reached": "status" in result, **result.get("status", {})}
+            for host, result in fleet.items()
+        }
+    }
+
+
 class FilterModule:
     """Ansible's entry point."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names in templates."""
-        return {"status_table": status_table}
+        return {"status_report": status_report, "status_table": status_table}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.play import ROOT, Run, play
+from tests.e2e.play import BIN, ROOT, Run, play
 from tests.e2e.test_6_bad_input import FINGERPRINT
 from tests.lab.api import Lab
 
@@ -138,6 +139,27 @@ def test_three_hosts_without_changes_take_little_longer_than_one(
             break
     record_property("site_no_change_three_hosts_ratio", round(three / one, 2))
     assert three <= 2.2 * one, pairs
+
+
+def test_status_of_three_hosts_costs_little_more_than_asking_for_their_facts(
+    fleet: Lab, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Medians of three runs each, in turn."""
+    facts, status = [], []
+    for turn in range(3):
+        began = time.monotonic()
+        argv = [str(BIN / "ansible"), "-i", "inventory/lab", "spark", "-m", "ansible.builtin.setup"]
+        subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, timeout=300)
+        facts.append(time.monotonic() - began)
+        report = tmp_path / f"status-{turn}.json"
+        began = time.monotonic()
+        run = play("playbooks/status.yml", extra={"status_report": str(report)})
+        status.append(time.monotonic() - began)
+        assert run.code == 0 and all(run.changed(host) == [] for host in fleet.hosts), run.output[-4000:]
+        hosts = json.loads(report.read_text(encoding="utf-8"))["hosts"]
+        assert {name: host["engine"] for name, host in hosts.items()} == dict.fromkeys(fleet.hosts, "healthy")
+    record_property("status_over_setup", round(statistics.median(status) / statistics.median(facts), 2))
+    assert statistics.median(status) <= 3 * statistics.median(facts)
 
 
 @pytest.mark.long

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from plugins.filter.status import status_table
+from plugins.filter.status import status_report, status_table
 from plugins.module_utils.release import Ledger, release_id
 from plugins.modules import host_status
 from tests.unit.release.conftest import GATE, release
@@ -15,6 +15,8 @@ def found(path: Path, **more: Any) -> dict[str, Any]:
     units = {"vllm": "active", "vllm-guard": "active", "voicebot": "active"}
     status = host_status.remembered(path) | host_status.memory() | {"units": units}
     status |= {"engine": "healthy", "guard": "serving", "service": "v2", "drained": []}
+    status |= {"gpu_celsius": 41, "incident": {}}
+    status["load"] = {"tokens_per_second": 12.3, "running": 2.0, "waiting": 1.0}
     return {"status": status | more}
 
 
@@ -39,6 +41,9 @@ def test_a_healthy_host_is_one_line_and_where_it_can_go_back_to(tmp_path: Path) 
         "active v2",
         "1/1",
         "GiB free",
+        "12.3",
+        "2+1",
+        "41 °C",
     ):
         assert word in row
     assert f"can go back to {release_id(release('v1'))}" in note
@@ -47,7 +52,7 @@ def test_a_healthy_host_is_one_line_and_where_it_can_go_back_to(tmp_path: Path) 
 
 def test_a_bare_host_and_one_out_of_reach(tmp_path: Path) -> None:
     absent = dict.fromkeys(("vllm", "vllm-guard", "voicebot"), "absent")
-    bare = found(tmp_path / "none.json", units=absent, engine="silent", guard="", service="")
+    bare = found(tmp_path / "none.json", units=absent, engine="silent", guard="", service="", load={})
     table = status_table({"bare": bare, "gone": {}}).splitlines()
     assert table[1].split()[:5] == ["bare", "-", "-", "-", "absent"]
     assert table[2].split() == ["gone", "not", "reached"]
@@ -91,3 +96,40 @@ def test_memory_and_units_are_this_machines() -> None:
     memory = host_status.memory()
     assert 0 < memory["memory_available_mib"] <= memory["memory_total_mib"]
     assert host_status.answer("http://127.0.0.1:9/health") == (0, None)
+
+
+def test_an_open_switch_a_drained_engine_and_an_incident_are_told(tmp_path: Path) -> None:
+    book = ledger(tmp_path / "ledger.json")
+    book.data["open"] = {"id": "abcdef012345", "at": "2026-11-27T03:00:00Z"}
+    book.write()
+    folder = tmp_path / "incidents"
+    for stamp, told in (("2026-11-26", '{"time": "old", "state": "x", "reason": "y"}'), ("2026-11-27", "{")):
+        (folder / stamp).mkdir(parents=True)
+        (folder / stamp / "verdict.json").write_text(told)
+    seen = host_status.incident(folder)
+    assert seen == {"at": "old", "state": "x", "reason": "y"}, "what cannot be read is passed by"
+    text = status_table(
+        {"a": found(tmp_path / "ledger.json", incident=seen, drained=["operator"], gpu_celsius=None)}
+    )
+    assert "serving, drained" in text and "a: last incident old, x: y" in text
+    assert "a switch to abcdef012345, begun 2026-11-27T03:00:00Z, has not passed its gate" in text
+    assert host_status.incident(tmp_path / "none") == {}
+
+
+def test_the_engines_load_comes_from_two_looks() -> None:
+    before = {"generation_tokens_total": 100.0}
+    after = {"generation_tokens_total": 150.0, "num_requests_running": 3.0, "num_requests_waiting": 1.0}
+    told = {"tokens_per_second": 25.0, "running": 3.0, "waiting": 1.0}
+    assert host_status.load(before, after, 2.0) == told
+    assert host_status.load(after, before, 2.0)["tokens_per_second"] == 0, "it was restarted meanwhile"
+    assert host_status.load({}, after, 2.0) == host_status.load(before, {}, 2.0) == {}
+    assert host_status.figures("http://127.0.0.1:9/metrics") == {}
+    page = 'vllm:generation_tokens_total{engine="0"} 5.0\nvllm:generation_tokens_total{engine="1"} 7.0\n'
+    assert dict(host_status._FIGURE.findall(page)) == {"generation_tokens_total": "7.0"}
+
+
+def test_the_report_is_for_machines(tmp_path: Path) -> None:
+    ledger(tmp_path / "ledger.json")
+    report = status_report({"a": found(tmp_path / "ledger.json"), "gone": {}})
+    assert report["hosts"]["gone"] == {"reached": False}
+    assert report["hosts"]["a"]["reached"] and report["hosts"]["a"]["load"]["running"] == 2.0
