@@ -33,7 +33,7 @@ RETURN = r"""
 status:
   description: >-
     releases, newest first, each {id, confirmed, model, revision, image, voicebot, gate}; current, previous
-    (ids); ledger (what is wrong with it); open (a switch that is not finished: {id, at}); failure (the last one);
+    (ids); ledger (what is wrong with it); open (a switch not finished: {id, at}); failure (the last one);
     units {name: state}; engine, guard (what they say); drained (by whom); service (the voicebot in use); load
     {tokens_per_second, running, waiting} (empty without an engine); gpu_celsius (null where nobody tells);
     incident {at, state, reason} of the guard's newest one; memory_available_mib, memory_total_mib.
