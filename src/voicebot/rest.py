@@ -15,12 +15,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
-from voicebot import health, openai_rest, page, turn
+from voicebot import openai_rest, page, turn
 from voicebot.audio import Recording, decode
 from voicebot.body import read
 from voicebot.config import Settings
 from voicebot.conversation import Conversation
 from voicebot.errors import EngineError, VoicebotError
+from voicebot.health import OK, Health
 from voicebot.metrics import CONTENT_TYPE, Metrics
 from voicebot.realtime.server import Realtime
 from voicebot.turns import VoiceModel
@@ -46,9 +47,11 @@ def build(settings: Settings, stages: turn.Stages, voices: VoiceModel) -> Starle
         stages.tts.close()
         await stages.llm.close()
 
+    fitness = Health(stages)
+
     async def get_health(_request: Request) -> Response:
-        state = await health.check(stages)
-        return JSONResponse(state, status_code=200 if state["status"] == health.OK else 503)
+        state = await fitness.check()
+        return JSONResponse(state, status_code=200 if state["status"] == OK else 503)
 
     async def post_turn(request: Request) -> Response:
         try:

@@ -17,7 +17,7 @@ from voicebot.conversation import Message
 from voicebot.errors import ConfigError, VoicebotError
 from voicebot.llm import Asking, Piece
 from voicebot.stages import Stages
-from voicebot.stt import Segment
+from voicebot.stt import Segment, Word
 
 _AS_CONFIGURED = Asking()
 
@@ -41,7 +41,7 @@ class FakeStt:
 
     text: str = "what is a spark"
     delay: float = 0.0
-    fault: str = ""
+    unfit: VoicebotError | None = None
     error: VoicebotError | None = None
     script: list[str] = field(default_factory=list)
     calls: int = 0
@@ -49,6 +49,10 @@ class FakeStt:
     waiting: int = 0
     heard: list[Recording] = field(default_factory=list)
     languages: list[str | None] = field(default_factory=list)
+
+    async def check(self) -> None:
+        if self.unfit:
+            raise self.unfit
 
     async def transcribe(
         self, recording: Recording, *, language: str | None = None, partial: bool = False
@@ -61,9 +65,24 @@ class FakeStt:
             raise self.error
         return self.script.pop(0) if self.script and not partial else self.text
 
-    async def segments(self, recording: Recording, *, language: str | None = None) -> list[Segment]:
-        text = await self.transcribe(recording, language=language)
-        return [Segment(0.0, recording.seconds, text)] if text else []
+    async def segments(
+        self,
+        recording: Recording,
+        *,
+        language: str | None = None,
+        words: bool = False,
+        told: Callable[[Segment], None] = lambda _: None,
+    ) -> list[Segment]:
+        """One for each line, a second each; its words share it."""
+        lines = (await self.transcribe(recording, language=language)).splitlines()
+        found = []
+        for start, line in enumerate(lines):
+            said = line.split() if words else []
+            share = 1.0 / max(1, len(said))
+            timed = [Word(start + i * share, start + (i + 1) * share, word) for i, word in enumerate(said)]
+            found.append(Segment(float(start), start + 1.0, line, tuple(timed), tokens=(1, 2)))
+            told(found[-1])
+        return found
 
     def check_language(self, language: str) -> None:
         if language not in ("en", "de"):
@@ -84,6 +103,9 @@ class FakeLlm:
     asked: list[Asking] = field(default_factory=list)
     windows: list[Sequence[Message]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
+
+    async def check(self) -> None:
+        await self.prepare()
 
     async def prepare(self) -> bool:
         if self.down:
@@ -122,12 +144,16 @@ class FakeTts:
     """Two bytes of sound a character."""
 
     sample_rate: int = 24_000
-    fault: str = ""
+    unfit: VoicebotError | None = None
     error: VoicebotError | None = None
     spoken: list[str] = field(default_factory=list)
     voices: list[str | None] = field(default_factory=list)
     samples_a_character: int = 1
     on_clause: Callable[[str], None] = lambda _: None
+
+    async def check(self) -> None:
+        if self.unfit:
+            raise self.unfit
 
     async def speak(self, clause: str, voice: str | None = None) -> AsyncGenerator[bytes, None]:
         self.spoken.append(clause)

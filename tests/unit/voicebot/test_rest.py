@@ -18,7 +18,7 @@ from tests.unit.voicebot.live import VOICES
 from voicebot import rest
 from voicebot.ask import sample
 from voicebot.config import Limits, Llm, Settings
-from voicebot.errors import EngineError
+from voicebot.errors import EngineError, SpeechError
 from voicebot.llm import OpenAIChat, Piece
 from voicebot.turn import Stages
 
@@ -148,7 +148,10 @@ def test_health(url: str, fakes: Fakes) -> None:
     response = httpx.get(f"{url}/health")
     assert response.status_code == 200
     assert response.json() == {"status": "ok", "stt": "ok", "llm": "ok", "tts": "ok"}
-    fakes.stt.fault, fakes.tts.fault = "no ears", "no voice"
+
+
+def test_unfit(url: str, fakes: Fakes) -> None:
+    fakes.stt.unfit, fakes.tts.unfit = SpeechError("stt", "no ears"), SpeechError("tts", "no voice")
     fakes.llm.down = EngineError("engine_unreachable", "The engine is down.")
     response = httpx.get(f"{url}/health")
     assert response.status_code == 503
