@@ -49,6 +49,8 @@ class FakeStt:
     waiting: int = 0
     heard: list[Recording] = field(default_factory=list)
     languages: list[str | None] = field(default_factory=list)
+    begun: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
 
     async def check(self) -> None:
         if self.unfit:
@@ -60,7 +62,12 @@ class FakeStt:
         self.calls += 1
         self.heard.append(recording)
         self.languages.append(language)
-        await asyncio.sleep(self.delay)
+        self.begun.set()
+        try:
+            await asyncio.sleep(self.delay)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
         if self.error:
             raise self.error
         return self.script.pop(0) if self.script and not partial else self.text
