@@ -70,7 +70,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Start services with a given speech model and engine; all end with the session."""
     with ExitStack() as stack:
         yield lambda model, engine, **llm: stack.enter_context(
-            _service(tmp_path_factory.mktemp("service"), model, engine, llm)
+            serving(tmp_path_factory.mktemp("service"), model, engine, llm)
         )
 
 
@@ -95,7 +95,8 @@ def configure(folder: Path, model: Path, engine: str, **sections: dict[str, Any]
 
 
 @contextmanager
-def _service(folder: Path, model: Path, engine: str, llm: dict[str, Any]) -> Iterator[Service]:
+def serving(folder: Path, model: Path, engine: str, llm: dict[str, Any]) -> Iterator[Service]:
+    """`voicebot serve` as a process, ready."""
     # The scripted engine shares two cores with everything else: it may be late.
     config = configure(folder, model, engine, llm={"connect_timeout_s": 10} | llm)
     port = yaml.safe_load(config.read_text())["server"]["port"]
