@@ -157,6 +157,8 @@ class FakeTts:
     voices: list[str | None] = field(default_factory=list)
     samples_a_character: int = 1
     on_clause: Callable[[str], None] = lambda _: None
+    breaks: VoicebotError | None = None
+    """After the first piece of a clause."""
 
     async def check(self) -> None:
         if self.unfit:
@@ -169,6 +171,8 @@ class FakeTts:
         if self.error:
             raise self.error
         yield b"\1\0" * len(clause) * self.samples_a_character
+        if self.breaks:
+            raise self.breaks
 
     def close(self) -> None:
         """Nothing is open."""

@@ -101,6 +101,18 @@ async def test_the_event_loop_stays_free(fakes: Fakes, settings: Settings) -> No
     assert turns >= 10
 
 
+async def test_voice_that_breaks_off_in_the_middle_of_a_sentence(fakes: Fakes, settings: Settings) -> None:
+    fakes.tts.breaks = SpeechError("tts_failed", "no breath")
+    live = Live(fakes, settings, partials=False)
+    done = await one_turn(live, 1)
+    assert (done.status, done.error and done.error.code) == ("failed", "tts_failed")
+    assert live.of(h.ReplyAudio)
+    assert not any(line.startswith("assistant") for line in live.window()), "not remembered"
+    fakes.tts.breaks = None
+    assert (await one_turn(live, 2)).status == "completed"
+    assert fakes.stt.calls == 2
+
+
 @pytest.mark.parametrize("size", [1, 1_000_000])
 async def test_packets_of_any_size(fakes: Fakes, settings: Settings, size: int) -> None:
     live = Live(fakes, settings, answer=False, partials=False)

@@ -312,6 +312,15 @@ async def test_a_client_that_vanishes_ends_its_answer(fakes: Fakes, settings: Se
         assert await asyncio.to_thread(fakes.llm.cancelled.wait, 2)
 
 
+async def test_packets_of_one_byte_and_of_a_megabyte(fakes: Fakes, settings: Settings) -> None:
+    async with connected(fakes, settings) as connection:
+        await append(connection, sound(0.05), size=1)
+        await append(connection, sound(0.9) + sound(21, 0), size=1_000_000)
+        events = await until(connection, "response.done")
+    assert events[-1].response.status == "completed"
+    assert names(events).count("input_audio_buffer.speech_started") == 1
+
+
 async def test_who_may_connect(fakes: Fakes, settings: Settings) -> None:
     few = settings.model_copy(update={"limits": Limits(max_sessions=1)})
     with running(rest.build(few, fakes.stages(), VOICES)) as url:
