@@ -66,7 +66,10 @@ class Engine:
     asked: list[dict[str, Any]] = field(default_factory=list)
     tokenized: int = 0
     abandoned: threading.Event = field(default_factory=threading.Event)
+    abandoned_at: list[float] = field(default_factory=list)
+    """On the monotonic clock."""
     url: str = ""
+    model: str = "m"
 
     def app(self) -> Starlette:
         """Its routes."""
@@ -83,7 +86,7 @@ class Engine:
         return Response(status_code=self.healthy)
 
     async def _models(self, _request: Request) -> Response:
-        return JSONResponse({"data": [{"id": "m"}]})
+        return JSONResponse({"data": [{"id": self.model}]})
 
     async def _tokenize(self, request: Request) -> Response:
         self.tokenized += 1
@@ -96,7 +99,7 @@ class Engine:
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
         self.asked.append(body)
-        if body["model"] != "m":
+        if body["model"] != self.model:
             message = f"The model `{body['model']}` does not exist."
             return JSONResponse({"error": {"message": message}}, status_code=404)
         if self.system_role == "refused" and any(m["role"] == "system" for m in body["messages"]):
@@ -113,5 +116,6 @@ class Engine:
                 else:
                     yield f"data: {step if isinstance(step, str) else json.dumps(step)}\n\n"
         except asyncio.CancelledError:
+            self.abandoned_at.append(time.monotonic())
             self.abandoned.set()
             raise

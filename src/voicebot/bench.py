@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -30,6 +29,7 @@ from voicebot.llm import Asking
 from voicebot.realtime.agreement import base_rules
 from voicebot.stages import Stages, Stopwatch
 from voicebot.turns import WINDOW, VoiceModel
+from voicebot.wer import word_error_rate, words
 
 _PACKET_S = 0.02
 _PATIENCE_S = 180.0
@@ -46,16 +46,47 @@ class Result:
     live: dict[str, list[float]] = field(default_factory=dict)
     floor: dict[str, list[float]] = field(default_factory=dict)
     transcripts: list[str] = field(default_factory=list)
+    bare_transcripts: list[str] = field(default_factory=list)
+    references: list[str] = field(default_factory=list)
+    """What was said; empty where nobody wrote it down."""
 
     def ratio(self, quantile: float) -> float:
         """End of speech to first sound, the silence not counted, against the floor."""
         live = percentile(self.live["heard_at_client_s"], quantile) - self.wait_s
         return live / percentile(self.floor["first_audio_s"], quantile)
 
+    def wer(self, heard: Sequence[str]) -> float | None:
+        """Wrong words per word, over all turns whose words are known; None where none are."""
+        known = [(said, text) for said, text in zip(self.references, heard, strict=True) if said]
+        total = sum(len(words(said)) for said, _ in known)
+        wrong = sum(word_error_rate(said, text) * len(words(said)) for said, text in known)
+        return wrong / total if total else None
+
+    def summary(self) -> dict[str, Any]:
+        """p50, p95 and maximum of each stage, live and bare; their ratio; word error rates."""
+        return {
+            "turns": len(self.transcripts),
+            "stages": {name: _figures(values) for name, values in self.live.items()},
+            "floor": {name: _figures(values) for name, values in self.floor.items()},
+            "against_floor": {"p50": round(self.ratio(0.5), 3), "p95": round(self.ratio(0.95), 3)},
+            "wer": {"live": self.wer(self.transcripts), "bare": self.wer(self.bare_transcripts)},
+        }
+
+
+def _figures(values: Sequence[float]) -> dict[str, float]:
+    figures = {"p50": percentile(values, 0.5), "p95": percentile(values, 0.95), "max": max(values)}
+    return {name: round(value, 4) for name, value in figures.items()}
+
 
 def percentile(values: Sequence[float], quantile: float) -> float:
     """Of a few values, between neighbours by distance."""
     return float(np.quantile(values, quantile))
+
+
+def reference(recording: Path) -> str:
+    """What is said in it: the text file beside it, of the same name; empty where there is none."""
+    text = recording.with_suffix(".txt")
+    return text.read_text(encoding="utf-8").strip() if text.is_file() else ""
 
 
 async def run(settings: Settings, recordings: Sequence[Path], turns: int) -> Result:
@@ -69,6 +100,7 @@ async def run(settings: Settings, recordings: Sequence[Path], turns: int) -> Res
     async with _serving(settings, stages, voices) as url, _connected(url) as connection:
         for number in range(turns):
             recording = spoken[number % len(spoken)]
+            result.references.append(reference(recordings[number % len(spoken)]))
             # Taking turns at going first: the second asks the engine what it has just been asked.
             if number % 2:
                 await _bare(settings, stages, recording, result)
@@ -167,6 +199,7 @@ async def _bare(settings: Settings, stages: Stages, recording: Recording, result
     watch.mark("decoded")
     question = await stages.stt.transcribe(recording)
     watch.mark("heard")
+    result.bare_transcripts.append(question)
     role = await stages.llm.prepare()
     messages = Conversation(settings.llm.system_prompt).window(question, system_role=role)
     watch.mark("asked")
@@ -191,15 +224,21 @@ async def _bare(settings: Settings, stages: Stages, recording: Recording, result
 
 def table(result: Result) -> str:
     """For a person."""
-    lines = [f"{'seconds':<24}{'p50':>8}{'p95':>8}{'max':>8}{'floor p50':>12}"]
-    for name, values in result.live.items():
+    lines = [f"{'seconds':<24}{'p50':>8}{'p95':>8}{'max':>8}{'floor p50':>12}{'p95':>8}{'max':>8}"]
+    summary = result.summary()
+    for name, figures in summary["stages"].items():
         if name == "total_s":
             continue
-        floor = f"{statistics.median(result.floor[name]):12.3f}" if name in result.floor else ""
-        figures = (statistics.median(values), percentile(values, 0.95), max(values))
-        lines.append(f"{name.removesuffix('_s'):<24}" + "".join(f"{v:8.3f}" for v in figures) + floor)
+        shown = [f"{name.removesuffix('_s'):<24}", *(f"{v:8.3f}" for v in figures.values())]
+        if name in summary["floor"]:
+            shown += ["    ", *(f"{v:8.3f}" for v in summary["floor"][name].values())]
+        lines.append("".join(shown))
+    ratios = summary["against_floor"]
     lines.append(
         f"\nend of speech to first sound, less {result.wait_s:g} s of silence, against the floor: "
-        f"p50 {result.ratio(0.5):.2f}, p95 {result.ratio(0.95):.2f}"
+        f"p50 {ratios['p50']:.2f}, p95 {ratios['p95']:.2f}"
     )
+    live, bare = summary["wer"].values()
+    if live is not None:
+        lines.append(f"word error rate: {live:.3f}; of the bare recogniser {bare:.3f}")
     return "\n".join(lines)

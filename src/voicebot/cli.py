@@ -90,7 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     bench = verbs.add_parser(
         "bench", parents=[configured], help="hold a spoken conversation with itself, and time its stages"
     )
-    bench.add_argument("files", nargs="*", type=Path, metavar="FILE", help="recordings (default: the sample)")
+    bench.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="recordings (default: the sample); FILE.txt says its words",
+    )
     bench.add_argument("--turns", type=int, default=20, metavar="N", help="(default: %(default)s)")
     bench.add_argument("--json", type=Path, metavar="FILE.json", help="write all figures")
     bench.set_defaults(run=_bench)
@@ -157,7 +163,9 @@ def _bench(options: argparse.Namespace) -> int:
     result = asyncio.run(bench.run(config.load(options.config), recordings, max(1, options.turns)))
     print(bench.table(result))
     if options.json:
-        options.json.write_text(json.dumps(vars(result), indent=1), encoding="utf-8")
+        options.json.write_text(
+            json.dumps(result.summary() | {"each": vars(result)}, indent=1), encoding="utf-8"
+        )
     return 0
 
 

@@ -48,6 +48,12 @@ class SpeechError(VoicebotError):
     """Speech recognition or synthesis failed."""
 
 
+class BusyError(SpeechError):
+    """Too much is asked at once."""
+
+    status = 503
+
+
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error behind a failed TaskGroup: the first expected one, else the first of any kind."""
     leaves: list[BaseException] = []

@@ -53,6 +53,10 @@ _AS_CONFIGURED = Asking()
 class ChatModel(Protocol):
     """Answers."""
 
+    async def check(self) -> None:
+        """Raise EngineError where it can't be used now."""
+        ...
+
     async def prepare(self) -> bool:
         """Make sure that the engine is up; whether its template has a system role."""
         ...
@@ -94,6 +98,10 @@ class OpenAIChat:
         self._plain = httpx.AsyncClient(timeout=httpx.Timeout(connect, read=2 * connect), trust_env=False)
         self._system_role: bool | None = None
         self._context: int | None = None
+
+    async def check(self) -> None:
+        """By its /health."""
+        await self.prepare()
 
     async def prepare(self) -> bool:
         """Ask /health, and once per engine how its template takes a system prompt."""

@@ -6,22 +6,23 @@ import asyncio
 import io
 import json
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from email.message import Message
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from voicebot.audio import Recording, decode
+from voicebot.audio import decode
 from voicebot.body import read
 from voicebot.clauses import ClauseSplitter
 from voicebot.config import Settings
-from voicebot.errors import AudioError, VoicebotError
+from voicebot.errors import AudioError, BusyError, VoicebotError
 from voicebot.stages import Stages
 from voicebot.stt import Segment
+from voicebot.transcription import Transcription, check, joined
 
 _CLIENT_CLOSED = 499
 _LONGEST_INPUT = 4096
@@ -50,38 +51,52 @@ class _Audio:
 
     async def transcriptions(self, request: Request) -> Response:
         try:
-            body = await read(request, self._settings.limits)
-            fields = _form(request.headers.get("content-type", ""), body.getvalue())
-            answer = _formatter(fields.get("response_format", b"json").decode())
-            language = fields.get("language", b"").decode() or None
-            if language:
-                self._stages.stt.check_language(language)
-            if "file" not in fields:
-                raise AudioError("missing_file", "The form has no field `file`.", rule="the recording.")
-            limits = self._settings.limits
-            recording = await asyncio.to_thread(
-                decode, io.BytesIO(fields["file"]),
-                max_seconds=limits.max_audio_seconds, within_s=limits.max_decode_seconds,
-            )  # fmt: skip
-            if fields.get("stream", b"").lower() == b"true":
-                return StreamingResponse(self._streamed(recording, language), media_type="text/event-stream")
-            segments = await self._stages.stt.segments(recording, language=language)
-            return answer(segments, recording, language or self._settings.stt.language)
+            asked = await self._asked(request)
+            if asked.streamed:
+                return StreamingResponse(self._streamed(asked), media_type="text/event-stream")
+            stt = self._stages.stt
+            segments = await stt.segments(asked.recording, language=asked.language, words=asked.words)
+            return asked.answer(segments)
         except ClientDisconnect:
             return Response(status_code=_CLIENT_CLOSED)
         except VoicebotError as error:
             return _refused(error)
 
-    async def _streamed(self, recording: Recording, language: str | None) -> AsyncIterator[str]:
+    async def _asked(self, request: Request) -> Transcription:
+        body = await read(request, self._settings.limits)
+        form = _Form(request.headers.get("content-type", ""), body.getvalue())
+        language = form.text("language")
+        shape = form.text("response_format") or "json"
+        streamed = form.text("stream").lower() == "true"
+        wanted = form.texts("timestamp_granularities[]") or form.texts("timestamp_granularities")
+        check(shape, wanted, streamed=streamed)
+        if language:
+            self._stages.stt.check_language(language)
+        limits = self._settings.limits
+        recording = await asyncio.to_thread(
+            decode, io.BytesIO(form.file()),
+            max_seconds=limits.max_audio_seconds, within_s=limits.max_decode_seconds,
+        )  # fmt: skip
+        spoken = language or self._settings.stt.language
+        return Transcription(recording, spoken, shape, frozenset(wanted), streamed)
+
+    async def _streamed(self, asked: Transcription) -> AsyncGenerator[str, None]:
+        """Each segment as soon as it is understood."""
+        found: asyncio.Queue[Segment | None] = asyncio.Queue()  # bounded by the recording's length
+        work = asyncio.create_task(
+            self._stages.stt.segments(asked.recording, language=asked.language, told=found.put_nowait)
+        )
+        work.add_done_callback(lambda _: found.put_nowait(None))
+        before = ""
         try:
-            segments = await self._stages.stt.segments(recording, language=language)
+            while (segment := await found.get()) is not None:
+                yield _event({"type": "transcript.text.delta", "delta": before + segment.text})
+                before = " "
+            yield _event({"type": "transcript.text.done", "text": joined(await work)})
         except VoicebotError as error:
             yield _event({"type": "error", "error": error.as_dict()})
-            return
-        for number, segment in enumerate(segments):
-            delta = segment.text if number == 0 else f" {segment.text}"
-            yield _event({"type": "transcript.text.delta", "delta": delta})
-        yield _event({"type": "transcript.text.done", "text": _joined(segments)})
+        finally:
+            work.cancel()
 
     async def speech(self, request: Request) -> Response:
         try:
@@ -113,26 +128,44 @@ async def _all(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncIterator
 
 def _refused(error: VoicebotError) -> JSONResponse:
     status = 400 if error.kind == "config_error" else error.status
-    return JSONResponse({"error": error.as_dict()}, status_code=status)
+    later = {"Retry-After": "1"} if isinstance(error, BusyError) else None
+    return JSONResponse({"error": error.as_dict()}, status_code=status, headers=later)
 
 
-def _form(content_type: str, body: bytes) -> dict[str, bytes]:
+class _Form:
     """The fields of a multipart form; a file's field is its content."""
-    kind = _header(content_type)
-    boundary = kind.get_param("boundary")
-    if kind.get_content_type() != "multipart/form-data" or not isinstance(boundary, str):
-        what = f"The body is {content_type or 'of no type'}."
-        raise AudioError("no_form", what, rule="multipart/form-data with a boundary.")
-    fields: dict[str, bytes] = {}
-    mark = b"\r\n--" + boundary.encode()
-    for part in (b"\r\n" + body).split(mark)[1:-1]:
-        head, _, content = part.partition(b"\r\n\r\n")
-        lines = head.decode("utf-8", "replace").splitlines()
-        about = [line.partition(":")[2] for line in lines if line.lower().startswith("content-disposition:")]
-        name = _header(about[0]).get_param("name") if about else None
-        if isinstance(name, str):
-            fields[name] = content
-    return fields
+
+    def __init__(self, content_type: str, body: bytes) -> None:
+        kind = _header(content_type)
+        boundary = kind.get_param("boundary")
+        if kind.get_content_type() != "multipart/form-data" or not isinstance(boundary, str):
+            what = f"The body is {content_type or 'of no type'}."
+            raise AudioError("no_form", what, rule="multipart/form-data with a boundary.")
+        self._fields: dict[str, list[bytes]] = {}
+        mark = b"\r\n--" + boundary.encode()
+        for part in (b"\r\n" + body).split(mark)[1:-1]:
+            head, _, content = part.partition(b"\r\n\r\n")
+            lines = head.decode("utf-8", "replace").splitlines()
+            about = [
+                line.partition(":")[2] for line in lines if line.lower().startswith("content-disposition:")
+            ]
+            name = _header(about[0]).get_param("name") if about else None
+            if isinstance(name, str):
+                self._fields.setdefault(name, []).append(content)
+
+    def texts(self, name: str) -> list[str]:
+        """Of a field that may be there more than once."""
+        return [value.decode("utf-8", "replace") for value in self._fields.get(name, [])]
+
+    def text(self, name: str) -> str:
+        """Empty where it is missing."""
+        return (self.texts(name) or [""])[-1]
+
+    def file(self) -> bytes:
+        """The recording."""
+        if "file" not in self._fields:
+            raise AudioError("missing_file", "The form has no field `file`.", rule="the recording.")
+        return self._fields["file"][-1]
 
 
 def _header(value: str) -> Message:
@@ -174,49 +207,3 @@ def _wav_head(rate: int) -> bytes:
 
 def _event(data: dict[str, Any]) -> str:
     return f"data: {json.dumps(data)}\n\n"
-
-
-def _joined(segments: list[Segment]) -> str:
-    return " ".join(segment.text for segment in segments).strip()
-
-
-Formatter = Callable[[list[Segment], Recording, str], Response]
-
-
-def _formatter(name: str) -> Formatter:
-    known: dict[str, Formatter] = {
-        "json": lambda segments, _, __: JSONResponse({"text": _joined(segments)}),
-        "text": lambda segments, _, __: PlainTextResponse(_joined(segments) + "\n"),
-        "srt": lambda segments, _, __: PlainTextResponse(_subtitles(segments, ",", numbered=True)),
-        "vtt": lambda segments, _, __: PlainTextResponse(
-            "WEBVTT\n\n" + _subtitles(segments, ".", numbered=False), media_type="text/vtt"
-        ),
-        "verbose_json": _verbose,
-    }
-    if name not in known:
-        raise AudioError(
-            "unsupported_format", f"response_format is {name!r}.", rule=f"one of {', '.join(known)}."
-        )
-    return known[name]
-
-
-def _verbose(segments: list[Segment], recording: Recording, language: str) -> Response:
-    listed = [
-        {"id": number, "start": round(s.start, 2), "end": round(s.end, 2), "text": s.text}
-        for number, s in enumerate(segments)
-    ]
-    whole = {"task": "transcribe", "language": language, "duration": round(recording.seconds, 2)}
-    return JSONResponse({**whole, "text": _joined(segments), "segments": listed})
-
-
-def _subtitles(segments: list[Segment], comma: str, *, numbered: bool) -> str:
-    blocks = []
-    for number, segment in enumerate(segments, 1):
-        times = f"{_time(segment.start, comma)} --> {_time(segment.end, comma)}"
-        blocks.append((f"{number}\n" if numbered else "") + f"{times}\n{segment.text}\n")
-    return "\n".join(blocks)
-
-
-def _time(seconds: float, comma: str) -> str:
-    ms = round(seconds * 1000)
-    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}{comma}{ms % 1000:03}"

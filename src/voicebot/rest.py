@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
-from voicebot import health, openai_rest, page, turn
+from voicebot import openai_rest, page, turn
 from voicebot.admission import Admission
 from voicebot.audio import Recording, decode
 from voicebot.body import read
@@ -24,6 +24,7 @@ from voicebot.config import Settings
 from voicebot.conversation import Conversation
 from voicebot.door import Door
 from voicebot.errors import EngineError, VoicebotError
+from voicebot.health import OK, Health
 from voicebot.keys import Keys
 from voicebot.metrics import CONTENT_TYPE, Metrics
 from voicebot.realtime.server import Realtime
@@ -57,11 +58,13 @@ def build(
         stages.tts.close()
         await stages.llm.close()
 
+    fitness = Health(stages)
+
     async def get_health(request: Request) -> Response:
-        state = await health.check(stages)
+        state = await fitness.check()
         if not request.state.known:
             state = {"status": state["status"]}
-        return JSONResponse(state, status_code=200 if state["status"] == health.OK else 503)
+        return JSONResponse(state, status_code=200 if state["status"] == OK else 503)
 
     async def post_turn(request: Request) -> Response:
         try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial as bind
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,28 +15,51 @@ import numpy as np
 from voicebot import cores
 from voicebot.audio import SAMPLE_RATE, Recording, Samples
 from voicebot.config import Stt
-from voicebot.errors import ConfigError, SpeechError
-from voicebot.worker import PriorityWorker
+from voicebot.errors import BusyError, ConfigError, SpeechError
+from voicebot.worker import PriorityWorker, Steps, Urgency
 
 _FILES = ("config.json", "model.bin", "tokenizer.json")
 _WINDOW_SECONDS = 30.0
 
 
+_STUCK_S = 60.0
+"""No window takes so long."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word and when it is said, in seconds."""
+
+    start: float
+    end: float
+    word: str
+
+
 @dataclass(frozen=True)
 class Segment:
-    """Some words and when they are said, in seconds."""
+    """Some words and when they are said, in seconds; and how sure the model is of them."""
 
     start: float
     end: float
     text: str
+    words: tuple[Word, ...] = ()
+    """Only where they were asked for."""
+    tokens: tuple[int, ...] = ()
+    temperature: float = 0.0
+    avg_logprob: float = 0.0
+    compression_ratio: float = 0.0
+    no_speech_prob: float = 0.0
+
+
+def _nobody(_: Segment) -> None:
+    """Nobody wants to hear of segments as they come."""
 
 
 class SpeechToText(Protocol):
     """Understands a recording."""
 
-    @property
-    def fault(self) -> str:
-        """Why the last call failed; empty when it did not."""
+    async def check(self) -> None:
+        """Raise SpeechError where it can't be used now; after a failure that means trying again."""
         ...
 
     async def transcribe(
@@ -44,8 +68,15 @@ class SpeechToText(Protocol):
         """The words said; empty when nothing was. A partial look lets all others go first."""
         ...
 
-    async def segments(self, recording: Recording, *, language: str | None = None) -> list[Segment]:
-        """The words said, with times."""
+    async def segments(
+        self,
+        recording: Recording,
+        *,
+        language: str | None = None,
+        words: bool = False,
+        told: Callable[[Segment], None] = _nobody,
+    ) -> list[Segment]:
+        """The words said, with times; `told` gets each segment as it is understood."""
         ...
 
     def check_language(self, language: str) -> None:
@@ -73,7 +104,7 @@ class FasterWhisper:
     def __init__(self, settings: Stt) -> None:
         """Load and warm up: blocks for a second or so."""
         check_model(settings.model)
-        self.fault = ""
+        self._failed = False
         # Set before the first import: a missing file must be an error, never a download.
         os.environ["HF_HUB_OFFLINE"] = "1"
         from faster_whisper import WhisperModel
@@ -99,8 +130,8 @@ class FasterWhisper:
         self._languages: list[str] = self._model.supported_languages
         self.check_language(settings.language)
         self._worker = PriorityWorker("stt")
-        noise = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
-        self._run(noise, None, threading.Event(), vad=False)
+        for _ in self._steps(_noise(), threading.Event(), vad_filter=False, without_timestamps=True):
+            pass
 
     def check_language(self, language: str) -> None:
         """Raise ConfigError for a language that the model lacks."""
@@ -122,61 +153,102 @@ class FasterWhisper:
         """How long the call in work has taken so far."""
         return self._worker.working_s
 
+    async def check(self) -> None:
+        """Its thread is alive and gets on; what failed last is tried with a bit of noise."""
+        if not self._worker.alive or self._worker.working_s > _STUCK_S:
+            raise SpeechError("stt_stuck", "Speech recognition hangs.", remedy="restart the service.")
+        if self._failed:
+            options = {"vad_filter": False, "without_timestamps": True}
+            await self._segments(_noise(), Urgency.FINAL, _nobody, options)
+
     async def transcribe(
         self, recording: Recording, *, language: str | None = None, partial: bool = False
     ) -> str:
         """The words said; an abandoned call stops at the next segment."""
-        segments = await self._segments(recording, language, urgency=1 if partial else 0)
+        urgency = Urgency.LOOK if partial else Urgency.FINAL
+        options = {"language": language, "without_timestamps": recording.seconds <= _WINDOW_SECONDS}
+        segments = await self._segments(recording.samples, urgency, _nobody, options)
         return " ".join(segment.text for segment in segments).strip()
 
-    async def segments(self, recording: Recording, *, language: str | None = None) -> list[Segment]:
-        """The words said, with times."""
-        return await self._segments(recording, language, urgency=0, times=True)
+    async def segments(
+        self,
+        recording: Recording,
+        *,
+        language: str | None = None,
+        words: bool = False,
+        told: Callable[[Segment], None] = _nobody,
+    ) -> list[Segment]:
+        """The words said, with times; between two segments live conversations go first."""
+        loop = asyncio.get_running_loop()
+        options = {"language": language, "word_timestamps": words}
+        return await self._segments(
+            recording.samples, Urgency.REQUEST, lambda found: loop.call_soon_threadsafe(told, found), options
+        )
 
     async def _segments(
-        self, recording: Recording, language: str | None, *, urgency: int, times: bool = False
+        self,
+        samples: Samples,
+        urgency: Urgency,
+        told: Callable[[Segment], object],
+        options: dict[str, Any],
     ) -> list[Segment]:
         abandoned = threading.Event()
-        work = bind(self._run, recording.samples, language, abandoned, times=times)
         try:
-            segments = await self._worker.run(work, urgency=urgency)
+            steps = self._steps(samples, abandoned, told, **options)
+            segments = await self._worker.run_steps(steps, urgency=urgency)
+        except BusyError:
+            raise
         except (RuntimeError, ValueError) as error:
-            self.fault = f"Speech recognition failed: {error}."
-            raise SpeechError("stt_failed", self.fault) from error
+            self._failed = True
+            raise SpeechError("stt_failed", f"Speech recognition failed: {error}.") from error
         else:
-            self.fault = ""
+            self._failed = False
             return segments
         finally:
             abandoned.set()
 
-    def _run(
+    def _steps(
         self,
         samples: Samples,
-        language: str | None,
         abandoned: threading.Event,
-        vad: bool = True,
-        times: bool = False,
-    ) -> list[Segment]:
+        told: Callable[[Segment], object] = _nobody,
+        *,
+        language: str | None = None,
+        **options: Any,
+    ) -> Steps[list[Segment]]:
         if abandoned.is_set():
             return []
+        options = {"vad_filter": True, **options}  # Whisper invents words for silence
         segments, _info = self._model.transcribe(
             samples,
             language=language or self._settings.language,
             beam_size=self._settings.beam_size,
             condition_on_previous_text=False,  # a misheard sentence must not colour the next
-            without_timestamps=not times and len(samples) <= _WINDOW_SECONDS * SAMPLE_RATE,
-            vad_filter=vad,  # Whisper invents words for silence
+            **options,
         )
         found: list[Segment] = []
         for segment in segments:
             if abandoned.is_set():
                 break
-            found.append(Segment(segment.start, segment.end, segment.text.strip()))
+            found.append(_segment(segment))
+            told(found[-1])
+            yield
         return found
 
     def close(self) -> None:
         """Let go of the thread."""
         self._worker.close()
+
+
+def _noise() -> Samples:
+    """A second of it."""
+    return np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
+
+
+def _segment(found: Any) -> Segment:
+    words = tuple(Word(w.start, w.end, w.word.strip()) for w in found.words or ())
+    sure = (found.temperature or 0.0, found.avg_logprob, found.compression_ratio, found.no_speech_prob)
+    return Segment(found.start, found.end, found.text.strip(), words, tuple(found.tokens), *sure)
 
 
 def check_model(directory: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,9 +28,8 @@ class TextToSpeech(Protocol):
 
     sample_rate: int
 
-    @property
-    def fault(self) -> str:
-        """Why the last call failed; empty when it did not."""
+    async def check(self) -> None:
+        """Raise SpeechError where it can't be used now; after a failure that means trying again."""
         ...
 
     def speak(self, clause: str, voice: str | None = None) -> AsyncGenerator[bytes, None]:
@@ -48,13 +48,20 @@ class HibariVoice:
         """Load and warm up all voices that may be asked for: blocks for a second or so."""
         self._default = settings.voice
         self._speed = settings.speed
-        self.fault = ""
+        self._failed = False
         names = dict.fromkeys([settings.voice, *others])
         self._voices = {name: _loaded(name) for name in names}
         self.sample_rate: int = self._voices[self._default].sample_rate
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tts")
         for name in names:
             list(self._synthesise("Ready.", name))
+
+    async def check(self) -> None:
+        """What failed last is tried with a word."""
+        if self._failed:
+            async with aclosing(self.speak("Ready.")) as speech:
+                async for _ in speech:
+                    pass
 
     async def speak(self, clause: str, voice: str | None = None) -> AsyncGenerator[bytes, None]:
         """PCM of one clause; an abandoned call stops after the sentence in work."""
@@ -66,10 +73,10 @@ class HibariVoice:
                 step = 2 * int(_CHUNK_S * self.sample_rate)
                 for start in range(0, len(pcm), step):
                     yield pcm[start : start + step]
-            self.fault = ""
+            self._failed = False
         except (RuntimeError, ValueError, LookupError) as error:
-            self.fault = f"Speech synthesis failed: {error}."
-            raise SpeechError("tts_failed", self.fault) from error
+            self._failed = True
+            raise SpeechError("tts_failed", f"Speech synthesis failed: {error}.") from error
         finally:
             abandoned.set()
 

@@ -1,6 +1,7 @@
 import { Player } from "./player.js";
 
 const RATE = 24000;
+const KEPT = 20;
 const STAGES = {
   endpoint_s: "turn is over", stt_s: "speech to text", prompt_s: "prompt", llm_first_token_s: "first word",
   first_clause_s: "first clause", tts_first_audio_s: "voice", unexplained_s: "unexplained",
@@ -10,9 +11,11 @@ const [state, talk, start, hold, manual, text] = ["state", "talk", "start", "hol
 
 let socket = null;
 let player = null;
-let context = null;
+let capture = null;
+let speaker = null;
 let stream = null;
 let holding = false;
+let answers = 0;
 const lines = new Map();
 
 function line(id, kind) {
@@ -93,24 +96,37 @@ const handlers = {
   },
 };
 
-function waterfall(metadata) {
-  const whole = Number(metadata.first_audio_s);
-  if (!whole) return;
+/** One bar for each stage of an answer, each where the one before it ends. */
+function bars(metadata, whole) {
   let before = 0;
-  $("first").textContent = `${Math.round(whole * 1000)} ms to the first sound`;
-  $("stages").replaceChildren(...Object.entries(STAGES).flatMap(([name, label]) => {
-    const seconds = Number(metadata[name] ?? 0);
+  return Object.entries(STAGES).flatMap(([name, label]) => {
+    const seconds = Math.max(0, Number(metadata[name] ?? 0));
     const [term, bar, figure] = ["dt", "dd", "dd"].map((tag) => document.createElement(tag));
     const mark = document.createElement("span");
     term.textContent = label;
     bar.className = "bar";
     mark.style.left = `${(100 * before) / whole}%`;
-    mark.style.width = `${(100 * Math.max(0, seconds)) / whole}%`;
+    mark.style.width = `${(100 * seconds) / whole}%`;
     figure.textContent = `${Math.round(seconds * 1000)} ms`;
     bar.append(mark);
     before += seconds;
     return [term, bar, figure];
-  }));
+  });
+}
+
+/** The newest answer's stages are open, those of earlier ones a line each. */
+function waterfall(metadata) {
+  const whole = Number(metadata.first_audio_s);
+  if (!whole) return;
+  const [turn, summary, list] = ["details", "summary", "dl"].map((tag) => document.createElement(tag));
+  answers += 1;
+  summary.textContent = `Answer ${answers}: ${Math.round(whole * 1000)} ms to the first sound`;
+  list.append(...bars(metadata, whole));
+  turn.append(summary, list);
+  for (const earlier of $("turns").children) earlier.open = false;
+  turn.open = true;
+  $("turns").prepend(turn);
+  if ($("turns").children.length > KEPT) $("turns").lastElementChild.remove();
 }
 
 function detection() {
@@ -136,9 +152,10 @@ async function open() {
   stream = await navigator.mediaDevices.getUserMedia({
     audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true },
   });
-  context = new AudioContext({ sampleRate: RATE });
-  await context.audioWorklet.addModule("microphone.js");
-  player = new Player(context, RATE);
+  // Sound goes out at the device's own rate; at another one some browsers crackle, or play nothing.
+  speaker = new AudioContext();
+  player = new Player(speaker, RATE);
+  const source = await listen();
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
   socket = new WebSocket(`${scheme}//${location.host}/v1/realtime${location.search}`, protocols());
   socket.onmessage = ({ data }) => {
@@ -150,20 +167,36 @@ async function open() {
     handlers[event.type]?.(event);
   };
   socket.onclose = () => close("connection ended");
-  const worklet = new AudioWorkletNode(context, "microphone");
+  const worklet = new AudioWorkletNode(capture, "microphone", { processorOptions: { rate: RATE } });
   worklet.port.onmessage = ({ data }) => {
     if (!manual.checked || holding) send({ type: "input_audio_buffer.append", audio: base64(data) });
   };
-  context.createMediaStreamSource(stream).connect(worklet);
+  source.connect(worklet);
+}
+
+/** The microphone, at our rate where the browser resamples it, else at the device's: the worklet does the rest. */
+async function listen() {
+  let source;
+  try {
+    capture = new AudioContext({ sampleRate: RATE });
+    source = capture.createMediaStreamSource(stream);
+  } catch {
+    capture?.close();
+    capture = new AudioContext();
+    source = capture.createMediaStreamSource(stream);
+  }
+  await capture.audioWorklet.addModule("microphone.js");
+  return source;
 }
 
 function close(why) {
   stream?.getTracks().forEach((track) => track.stop());
   player?.stop();
-  context?.close();
+  capture?.close();
+  speaker?.close();
   if (socket) socket.onclose = null;
   socket?.close();
-  socket = stream = context = player = null;
+  socket = stream = capture = speaker = player = null;
   show(false);
   state.textContent = why;
 }

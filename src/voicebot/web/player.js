@@ -28,7 +28,7 @@ export class Player {
   }
 
   get heardMs() {
-    const now = this.context.currentTime;
+    const now = this.context.currentTime - (this.context.outputLatency || 0);
     const seconds = this.played.map((piece) => Math.min(Math.max(0, now - piece.begins), piece.seconds));
     return Math.floor(1000 * seconds.reduce((a, b) => a + b, 0));
   }

@@ -57,6 +57,17 @@ class Page:
             shown = await self.value("document.body.innerText")
             raise AssertionError(f"not within {seconds:g} s: {expression}; the page shows: {shown}") from None
 
+    async def key(self, name: str, code: int, text: str = "") -> None:
+        """Pressed and let go."""
+        pressed = {"key": name, "code": name, "windowsVirtualKeyCode": code}
+        await self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **pressed)
+        await self.call("Input.dispatchKeyEvent", type="keyUp", **pressed)
+
+    async def resize(self, width: int, height: int) -> None:
+        """As a phone of that many CSS pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True}
+        await self.call("Emulation.setDeviceMetricsOverride", **size)
+
     async def screenshot(self, path: Path) -> None:
         """As the user sees it."""
         shot = await self.call("Page.captureScreenshot", format="png")

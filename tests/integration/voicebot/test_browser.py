@@ -42,20 +42,56 @@ async def test_talking_to_the_page(
     service = start(whisper_tiny, engine.url)
     async with browser.opened(service.url, microphone, tmp_path) as page:
         await page.value("document.getElementById('start').click()")
-        await page.until("document.querySelector('#talk .user:not(.going)')", 60)
+        await page.until("document.querySelector('#talk .user:not(.going)')", 180)
         heard = await page.value("document.querySelector('#talk .user').textContent")
         assert speech.word_error_rate("he was not an ill disposed young man", heard) <= 0.4
-        await page.until("document.querySelector('#talk .assistant')", 60)
-        await page.until("document.querySelectorAll('#stages dt').length === 7", 60)
-        await page.until("document.querySelector('#talk .unheard')", 90)
+        await page.until("document.querySelector('#talk .assistant')", 180)
+        await page.until("document.querySelectorAll('#turns details[open] dt').length === 7", 180)
+        await page.until("document.querySelector('#talk .unheard')", 180)
         kept = await page.value(
             "document.querySelector('#talk .assistant:has(.unheard)').firstChild.textContent"
         )
         assert ANSWER.startswith(kept.strip())
+        await page.until("document.querySelectorAll('#turns details').length >= 2", 180)
+        assert await page.value("document.querySelectorAll('#turns details[open]').length") == 1
         await page.screenshot(ROOT / "reports/page.png")
-        assert await page.value("document.documentElement.scrollWidth <= innerWidth"), "fit for a phone"
+        for width in (320, 420):
+            await page.resize(width, 900)
+            assert await page.value("document.documentElement.scrollWidth <= innerWidth"), (
+                f"fit for {width} px"
+            )
+        small = await page.value(
+            "[...document.querySelectorAll('button, #text')]"
+            ".filter((b) => b.getBoundingClientRect().height < 44).map((b) => b.id)"
+        )
+        assert small == [], "large enough for a thumb"
+        await page.screenshot(ROOT / "reports/page-phone.png")
         await page.value("document.getElementById('start').click()")
         assert await page.value("document.getElementById('state').textContent") == "not connected"
+    service.stop()
+
+
+async def test_everything_is_reached_by_tab(
+    start: Start, whisper_tiny: Path, engine: Engine, microphone: Path, tmp_path: Path
+) -> None:
+    service = start(whisper_tiny, engine.url)
+    async with browser.opened(service.url, microphone, tmp_path) as page:
+        reached = []
+        for _ in range(12):
+            await page.key("Tab", 9)
+            reached.append(await page.value("document.activeElement.id || document.activeElement.tagName"))
+        assert {"start", "manual"} <= set(reached), "what is not connected yet is disabled"
+        await page.value("document.getElementById('start').focus()")
+        await page.key("Enter", 13, text="\r")
+        await page.until("!document.getElementById('text').disabled", 180)
+        await page.value("document.getElementById('start').focus()")
+        reached = []
+        for _ in range(12):
+            await page.key("Tab", 9)
+            reached.append(
+                await page.value("document.activeElement.id || document.activeElement.textContent")
+            )
+        assert {"manual", "forget", "text", "Send"} <= set(reached)
     service.stop()
 
 
@@ -66,7 +102,7 @@ async def test_push_to_talk_by_keyboard(
     async with browser.opened(service.url, microphone, tmp_path) as page:
         await page.value("document.getElementById('manual').click()")
         await page.value("document.getElementById('start').click()")
-        await page.until("!document.getElementById('hold').disabled", 60)
+        await page.until("!document.getElementById('hold').disabled", 180)
         await page.value("document.getElementById('hold').focus()")
         key = {"key": " ", "code": "Space", "windowsVirtualKeyCode": 32}
         await page.call("Input.dispatchKeyEvent", type="keyDown", **key)
@@ -76,6 +112,6 @@ async def test_push_to_talk_by_keyboard(
             "nothing ends the turn but the key"
         )
         await page.call("Input.dispatchKeyEvent", type="keyUp", **key)
-        await page.until("document.querySelector('#talk .user:not(.going)')", 60)
-        await page.until("document.querySelector('#talk .assistant')", 60)
+        await page.until("document.querySelector('#talk .user:not(.going)')", 180)
+        await page.until("document.querySelector('#talk .assistant')", 180)
     service.stop()

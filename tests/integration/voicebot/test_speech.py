@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from tests import speech
 from voicebot.audio import SAMPLE_RATE, Recording, decode
 from voicebot.config import Stt, Tts
-from voicebot.errors import ConfigError
+from voicebot.errors import ConfigError, SpeechError
 from voicebot.stt import FasterWhisper
 from voicebot.tts import HibariVoice
 
@@ -80,6 +81,23 @@ async def test_the_small_model_hears_too(
 def test_a_language_that_the_model_lacks(whisper_tiny: Path) -> None:
     with pytest.raises(ConfigError, match=r"stt\.language is 'de'.*en"):
         FasterWhisper(Stt(model=whisper_tiny, language="de"))
+
+
+async def test_a_failure_is_not_for_ever(base: FasterWhisper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/health tries again: nobody else would, once a gateway takes the host out."""
+    second = Recording(np.zeros(SAMPLE_RATE, np.float32))
+    with monkeypatch.context() as broken:
+        broken.setattr(base, "_steps", _fails)
+        for call in (lambda: base.transcribe(second), base.check):
+            with pytest.raises(SpeechError, match="out of memory"):
+                await call()
+    await base.check()
+    await base.check()
+
+
+def _fails(*_: Any, **__: Any) -> Generator[None, None, None]:
+    yield
+    raise RuntimeError("out of memory")
 
 
 @pytest.mark.parametrize("kind", ["silence", "noise"])

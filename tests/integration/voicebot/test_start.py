@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import time
@@ -31,14 +32,19 @@ list(Hibari(voice="heart").stream("Ready.", 1.0, seed=0))
 def test_start(
     start: Start, whisper_base: Path, engine: Engine, record_property: Callable[[str, object], None]
 ) -> None:
-    took: dict[str, list[float]] = {"bare": [], "service": []}
+    """Medians of three starts each, one after the other; a busy machine gets two further chances."""
     for _ in range(3):
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-c", BARE, str(whisper_base)], check=True, env=environment())
-        took["bare"].append(time.monotonic() - began)
-        began = time.monotonic()
-        service = start(whisper_base, engine.url)
-        took["service"].append(time.monotonic() - began)
-        service.stop()
+        took: dict[str, list[float]] = {"bare": [], "service": []}
+        for _ in range(3):
+            began = time.monotonic()
+            subprocess.run([sys.executable, "-c", BARE, str(whisper_base)], check=True, env=environment())
+            took["bare"].append(time.monotonic() - began)
+            began = time.monotonic()
+            service = start(whisper_base, engine.url)
+            took["service"].append(time.monotonic() - began)
+            service.stop()
+        ratio = statistics.median(took["service"]) / statistics.median(took["bare"])
+        if ratio <= 1.5:
+            break
     record_property("start_s", took)
-    assert min(took["service"]) <= 1.5 * min(took["bare"]), took
+    assert ratio <= 1.5, took

@@ -17,7 +17,7 @@ from voicebot.conversation import Message
 from voicebot.errors import ConfigError, VoicebotError
 from voicebot.llm import Asking, Piece
 from voicebot.stages import Stages
-from voicebot.stt import Segment
+from voicebot.stt import Segment, Word
 
 _AS_CONFIGURED = Asking()
 
@@ -41,7 +41,7 @@ class FakeStt:
 
     text: str = "what is a spark"
     delay: float = 0.0
-    fault: str = ""
+    unfit: VoicebotError | None = None
     error: VoicebotError | None = None
     script: list[str] = field(default_factory=list)
     calls: int = 0
@@ -50,6 +50,12 @@ class FakeStt:
     working_s: float = 0.0
     heard: list[Recording] = field(default_factory=list)
     languages: list[str | None] = field(default_factory=list)
+    begun: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    async def check(self) -> None:
+        if self.unfit:
+            raise self.unfit
 
     async def transcribe(
         self, recording: Recording, *, language: str | None = None, partial: bool = False
@@ -57,14 +63,34 @@ class FakeStt:
         self.calls += 1
         self.heard.append(recording)
         self.languages.append(language)
-        await asyncio.sleep(self.delay)
+        self.begun.set()
+        try:
+            await asyncio.sleep(self.delay)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
         if self.error:
             raise self.error
         return self.script.pop(0) if self.script and not partial else self.text
 
-    async def segments(self, recording: Recording, *, language: str | None = None) -> list[Segment]:
-        text = await self.transcribe(recording, language=language)
-        return [Segment(0.0, recording.seconds, text)] if text else []
+    async def segments(
+        self,
+        recording: Recording,
+        *,
+        language: str | None = None,
+        words: bool = False,
+        told: Callable[[Segment], None] = lambda _: None,
+    ) -> list[Segment]:
+        """One for each line, a second each; its words share it."""
+        lines = (await self.transcribe(recording, language=language)).splitlines()
+        found = []
+        for start, line in enumerate(lines):
+            said = line.split() if words else []
+            share = 1.0 / max(1, len(said))
+            timed = [Word(start + i * share, start + (i + 1) * share, word) for i, word in enumerate(said)]
+            found.append(Segment(float(start), start + 1.0, line, tuple(timed), tokens=(1, 2)))
+            told(found[-1])
+        return found
 
     def check_language(self, language: str) -> None:
         if language not in ("en", "de"):
@@ -85,6 +111,9 @@ class FakeLlm:
     asked: list[Asking] = field(default_factory=list)
     windows: list[Sequence[Message]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
+
+    async def check(self) -> None:
+        await self.prepare()
 
     async def prepare(self) -> bool:
         if self.down:
@@ -123,12 +152,18 @@ class FakeTts:
     """Two bytes of sound a character."""
 
     sample_rate: int = 24_000
-    fault: str = ""
+    unfit: VoicebotError | None = None
     error: VoicebotError | None = None
     spoken: list[str] = field(default_factory=list)
     voices: list[str | None] = field(default_factory=list)
     samples_a_character: int = 1
     on_clause: Callable[[str], None] = lambda _: None
+    breaks: VoicebotError | None = None
+    """After the first piece of a clause."""
+
+    async def check(self) -> None:
+        if self.unfit:
+            raise self.unfit
 
     async def speak(self, clause: str, voice: str | None = None) -> AsyncGenerator[bytes, None]:
         self.spoken.append(clause)
@@ -137,6 +172,8 @@ class FakeTts:
         if self.error:
             raise self.error
         yield b"\1\0" * len(clause) * self.samples_a_character
+        if self.breaks:
+            raise self.breaks
 
     def close(self) -> None:
         """Nothing is open."""

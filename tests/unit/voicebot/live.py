@@ -91,7 +91,7 @@ class Live:
 
     async def wait(self, condition: Callable[[], bool]) -> None:
         """Until it holds."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 (any condition at all)
                 await asyncio.sleep(0.002)
 

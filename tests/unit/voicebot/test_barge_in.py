@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
@@ -18,7 +17,7 @@ from voicebot.llm import OpenAIChat, Piece
 
 async def speaking(fakes: Fakes, settings: Settings) -> Live:
     """An answer has been going on for a second: "One two three four." takes 1.9 s."""
-    fakes.llm = FakeLlm([Piece("One two three four. And five"), 30.0])
+    fakes.llm = FakeLlm([Piece("One two three four. And five"), 600.0])
     fakes.tts.samples_a_character = 2400
     live = Live(fakes, settings)
     await live.say()
@@ -30,13 +29,11 @@ async def speaking(fakes: Fakes, settings: Settings) -> Live:
 
 async def test_speech_interrupts_and_memory_keeps_what_was_heard(fakes: Fakes, settings: Settings) -> None:
     live = await speaking(fakes, settings)
-    began = time.monotonic()
     await live.say(0.7)
     await live.until(h.ReplyDone)
     assert live.of(h.ReplyDone)[0].status == "cancelled"
     assert live.of(h.Truncated)[0].audio_end_ms == pytest.approx(1000, abs=10)
-    await asyncio.wait_for(asyncio.to_thread(fakes.llm.cancelled.wait), 0.1)
-    assert time.monotonic() - began < 1
+    await asyncio.wait_for(asyncio.to_thread(fakes.llm.cancelled.wait), 60)
     assert live.window()[-1] == "assistant: One two"
     fakes.llm = FakeLlm()
     heard_before = len(live.of(h.ReplyAudio))
@@ -103,7 +100,7 @@ async def test_clicks_do_not_interrupt(fakes: Fakes, settings: Settings) -> None
 
 
 async def test_a_barge_in_ends_the_engines_request(fakes: Fakes, settings: Settings, engine: Engine) -> None:
-    engine.script = [chunk("First one. And"), *[step for _ in range(80) for step in (0.1, chunk(" x"))]]
+    engine.script = [chunk("First one. And"), *[step for _ in range(6000) for step in (0.1, chunk(" x"))]]
     fakes.llm = OpenAIChat(Llm(base_url=f"{engine.url}/v1", model="m"))  # type: ignore[assignment]
     live = Live(fakes, settings)
     await live.say()
@@ -111,5 +108,5 @@ async def test_a_barge_in_ends_the_engines_request(fakes: Fakes, settings: Setti
     await live.until(h.ReplyAudio)
     await live.say(0.7)
     assert (await live.until(h.ReplyDone)).status == "cancelled"
-    assert await asyncio.to_thread(engine.abandoned.wait, 2)
+    assert await asyncio.to_thread(engine.abandoned.wait, 60)
     await fakes.llm.close()

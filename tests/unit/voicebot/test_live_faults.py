@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from tests.scripted import ANSWER, Broken, Engine, chunk, free_port
 from tests.unit.voicebot.conftest import Fakes
-from tests.unit.voicebot.live import Live
+from tests.unit.voicebot.live import Live, sound
 from voicebot import happenings as h
 from voicebot.config import Llm, Settings
 from voicebot.errors import SpeechError
@@ -36,7 +35,7 @@ async def one_turn(live: Live, count: int) -> h.ReplyDone:
         ({"script": [chunk("Well, I think. But")]}, "engine_cut"),
         ({"script": [chunk("Well, I"), ERROR]}, "engine_failed"),
         ({"script": [chunk("", "stop"), "[DONE]"]}, "engine_empty"),
-        ({"script": [3.0, chunk("late", "stop")]}, "engine_slow"),
+        ({"script": [600.0, chunk("late", "stop")]}, "engine_slow"),
         ({"response": JSONResponse(ERROR)}, "engine_failed"),
         ({"response": JSONResponse(LONG, status_code=400)}, "engine_refused"),
         ({"healthy": 503}, "engine_unhealthy"),
@@ -45,7 +44,8 @@ async def one_turn(live: Live, count: int) -> h.ReplyDone:
 async def test_engine(
     fakes: Fakes, settings: Settings, engine: Engine, fault: dict[str, Any], code: str
 ) -> None:
-    llm = Llm(base_url=f"{engine.url}/v1", model="m", first_token_timeout_s=0.3)
+    patience = 0.5 if code == "engine_slow" else 60
+    llm = Llm(base_url=f"{engine.url}/v1", model="m", first_token_timeout_s=patience, connect_timeout_s=30)
     fakes.llm = OpenAIChat(llm)  # type: ignore[assignment]
     live = Live(fakes, settings, partials=False)
     for name, value in fault.items():
@@ -85,20 +85,62 @@ async def test_voice_that_fails_in_the_second_sentence(fakes: Fakes, settings: S
 
 
 async def test_the_event_loop_stays_free(fakes: Fakes, settings: Settings) -> None:
-    """Twenty seconds of sound in one packet leave room for others."""
+    """Twenty seconds of sound in one packet (a megabyte) leave room for others."""
     live = Live(fakes, settings, answer=False, partials=False)
-    worst = 0.0
+    turns = 0
 
     async def watch() -> None:
-        nonlocal worst
+        nonlocal turns
         while True:
-            before = time.perf_counter()
             await asyncio.sleep(0)
-            worst = max(worst, time.perf_counter() - before)
+            turns += 1
 
     watching = asyncio.create_task(watch())
-    began = time.perf_counter()
     await live.session.hear(bytes(2 * 24_000 * 20))
-    whole = time.perf_counter() - began
     watching.cancel()
-    assert worst < whole / 2
+    assert turns >= 10
+
+
+async def test_voice_that_breaks_off_in_the_middle_of_a_sentence(fakes: Fakes, settings: Settings) -> None:
+    fakes.tts.breaks = SpeechError("tts_failed", "no breath")
+    live = Live(fakes, settings, partials=False)
+    done = await one_turn(live, 1)
+    assert (done.status, done.error and done.error.code) == ("failed", "tts_failed")
+    assert live.of(h.ReplyAudio)
+    assert not any(line.startswith("assistant") for line in live.window()), "not remembered"
+    fakes.tts.breaks = None
+    assert (await one_turn(live, 2)).status == "completed"
+    assert fakes.stt.calls == 2
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+async def test_packets_of_any_size(fakes: Fakes, settings: Settings, size: int) -> None:
+    live = Live(fakes, settings, answer=False, partials=False)
+    pcm = sound(0.5, 0) + sound(0.8) + sound(20 if size > 1 else 0.7, 0)
+    for start in range(0, len(pcm), size):
+        await live.session.hear(pcm[start : start + size])
+    await live.until(h.Transcribed)
+    assert len(live.of(h.SpeechStarted)) == len(live.of(h.SpeechStopped)) == fakes.stt.calls == 1
+    assert fakes.stt.heard[0].seconds == pytest.approx(0.3 + 0.8 + 0.1, abs=0.1)
+
+
+async def test_a_client_that_vanishes_in_the_middle_of_a_word(fakes: Fakes, settings: Settings) -> None:
+    fakes.stt.delay = 600
+    live = Live(fakes, settings, partials=False)
+    await live.say()
+    await live.pause(0.2)
+    await live.wait(fakes.stt.begun.is_set)
+    await asyncio.wait_for(live.session.close(), 60)
+    await live.wait(fakes.stt.cancelled.is_set)
+    assert live.of(h.ReplyStarted) == []
+
+
+async def test_a_recogniser_that_fails_once(fakes: Fakes, settings: Settings) -> None:
+    fakes.stt.error = SpeechError("stt_failed", "no ears")
+    live = Live(fakes, settings, partials=False)
+    await live.say()
+    await live.pause()
+    assert (await live.until(h.NotTranscribed)).error.code == "stt_failed"
+    fakes.stt.error = None
+    assert (await one_turn(live, 1)).status == "completed"
+    assert fakes.stt.calls == 2, "no sound twice"

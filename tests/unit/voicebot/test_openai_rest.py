@@ -11,6 +11,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from openai.types.audio import (
+    TranscriptionTextDeltaEvent,
+    TranscriptionTextDoneEvent,
+    TranscriptionVerbose,
+)
 
 from tests.scripted import running
 from tests.unit.voicebot.conftest import Fakes
@@ -18,7 +23,7 @@ from tests.unit.voicebot.live import VOICES
 from voicebot import rest
 from voicebot.ask import sample
 from voicebot.config import Settings
-from voicebot.errors import SpeechError
+from voicebot.errors import BusyError, SpeechError
 
 QUESTION = sample()[0]
 
@@ -39,28 +44,77 @@ def transcribe(client: openai.OpenAI, **options: Any) -> Any:
 
 
 def test_json_and_text(client: openai.OpenAI, fakes: Fakes) -> None:
-    assert transcribe(client).text == "what is a spark"
+    found = transcribe(client)
+    assert found.text == "what is a spark"
+    assert found.usage.seconds == pytest.approx(3.0, abs=0.1)
     assert transcribe(client, response_format="text", language="de") == "what is a spark\n"
-    assert fakes.stt.languages == [None, "de"]
+    assert fakes.stt.languages == ["en", "de"]
     assert fakes.stt.heard[0].seconds == pytest.approx(3.0, abs=0.1)
 
 
-def test_formats_with_times(client: openai.OpenAI) -> None:
+def test_verbose(client: openai.OpenAI, url: str, fakes: Fakes) -> None:
+    """Every field that the client's types require is there, and of their kind."""
+    fakes.stt.text = "what is\na spark"
     found = transcribe(client, response_format="verbose_json")
-    assert (found.language, found.text) == ("en", "what is a spark")
-    assert found.segments[0].end == pytest.approx(3.0, abs=0.1)
-    srt = transcribe(client, response_format="srt")
-    assert srt.splitlines()[0] == "1"
-    assert srt.splitlines()[1].startswith("00:00:00,000 --> 00:00:0")
-    assert srt.splitlines()[2] == "what is a spark"
-    vtt = transcribe(client, response_format="vtt")
-    assert vtt.startswith("WEBVTT\n\n00:00:00.000 --> 00:00:0")
+    strict = TranscriptionVerbose.model_validate(found.model_dump(exclude_unset=True), strict=True)
+    assert (strict.language, strict.text) == ("en", "what is a spark")
+    assert strict.duration == pytest.approx(3.0, abs=0.1)
+    assert strict.segments and strict.words is None
+    assert [(s.id, s.start, s.end, s.text) for s in strict.segments] == [
+        (0, 0.0, 1.0, "what is"), (1, 1.0, 2.0, "a spark"),
+    ]  # fmt: skip
 
 
-def test_streamed(client: openai.OpenAI) -> None:
-    events = list(transcribe(client, stream=True))
-    assert [event.type for event in events] == ["transcript.text.delta", "transcript.text.done"]
-    assert events[-1].text == "what is a spark"
+@pytest.mark.parametrize(
+    ("asked", "segments", "words"),
+    [
+        (["word"], None, ["what", "is", "a", "spark"]),
+        (["segment"], ["what is", "a spark"], None),
+        (["word", "segment"], ["what is", "a spark"], ["what", "is", "a", "spark"]),
+    ],
+)
+def test_granularities(client: openai.OpenAI, fakes: Fakes, asked: Any, segments: Any, words: Any) -> None:
+    fakes.stt.text = "what is\na spark"
+    found = transcribe(client, response_format="verbose_json", timestamp_granularities=asked)
+    strict = TranscriptionVerbose.model_validate(found.model_dump(exclude_unset=True), strict=True)
+    told = None if strict.segments is None else [segment.text for segment in strict.segments]
+    assert told == segments
+    told = None if strict.words is None else [word.word for word in strict.words]
+    assert told == words
+    if strict.words:
+        assert [(w.start, w.end) for w in strict.words] == [(0.0, 0.5), (0.5, 1.0), (1.0, 1.5), (1.5, 2.0)]
+
+
+def test_subtitles(client: openai.OpenAI, fakes: Fakes) -> None:
+    fakes.stt.text = "what is\na spark"
+    assert transcribe(client, response_format="srt") == (
+        "1\n00:00:00,000 --> 00:00:01,000\nwhat is\n\n2\n00:00:01,000 --> 00:00:02,000\na spark\n"
+    )
+    assert transcribe(client, response_format="vtt") == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\nwhat is\n\n00:00:01.000 --> 00:00:02.000\na spark\n"
+    )
+
+
+def test_streamed(client: openai.OpenAI, fakes: Fakes) -> None:
+    fakes.stt.text = "what is\na spark"
+    *deltas, done = list(transcribe(client, stream=True))
+    assert [type(event) for event in deltas] == 2 * [TranscriptionTextDeltaEvent]
+    assert isinstance(done, TranscriptionTextDoneEvent)
+    assert "".join(event.delta for event in deltas) == done.text == "what is a spark"
+
+
+def test_a_stream_that_fails_says_so(client: openai.OpenAI, fakes: Fakes) -> None:
+    fakes.stt.error = SpeechError("stt_failed", "no ears")
+    with pytest.raises(openai.APIError, match="no ears"):
+        list(transcribe(client, stream=True))
+
+
+def test_too_much_at_once(client: openai.OpenAI, fakes: Fakes) -> None:
+    fakes.stt.error = BusyError("busy", "16 calls wait already.", remedy="try again later.")
+    with pytest.raises(openai.InternalServerError, match="16 calls wait already") as refused:
+        transcribe(client)
+    assert refused.value.status_code == 503
+    assert refused.value.response.headers["retry-after"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -68,6 +122,12 @@ def test_streamed(client: openai.OpenAI) -> None:
     [
         ({"response_format": "docx"}, "one of json, text, srt, vtt, verbose_json"),
         ({"language": "tlh"}, "stt.language is 'tlh'"),
+        ({"stream": True, "response_format": "srt"}, "events carry text"),
+        ({"timestamp_granularities": ["word"]}, r"granularities\[\] is 'word' with response_format 'json'"),
+        (
+            {"timestamp_granularities": ["syllable"], "response_format": "verbose_json"},
+            "segment or word, with verbose_json",
+        ),
     ],
 )
 def test_what_cannot_be_had(client: openai.OpenAI, fakes: Fakes, options: Any, words: str) -> None:

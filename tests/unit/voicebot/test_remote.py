@@ -51,10 +51,10 @@ async def test_voice(url: str, fakes: Fakes) -> None:
     fakes.tts.error = SpeechError("tts_failed", "no voice")
     with pytest.raises(SpeechError, match=r"answered 500: no voice"):
         [piece async for piece in voice.speak("Hello.")]
-    assert "no voice" in voice.fault
+    with pytest.raises(SpeechError, match="no voice"):
+        await voice.check()
     fakes.tts.error = None
-    assert [piece async for piece in voice.speak("Hello.")]
-    assert voice.fault == ""
+    await voice.check()
     voice.close()
 
 
@@ -62,7 +62,8 @@ async def test_nobody_there() -> None:
     async with ears(f"http://127.0.0.1:{free_port()}/v1") as remote:
         with pytest.raises(SpeechError, match="can't be reached"):
             await remote.transcribe(SECOND)
-        assert "can't be reached" in remote.fault
+        with pytest.raises(SpeechError, match="can't be reached"):
+            await remote.check()
 
 
 def test_what_the_configuration_must_say() -> None:

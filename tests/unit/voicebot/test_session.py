@@ -89,7 +89,8 @@ async def test_without_speculation(fakes: Fakes, settings: Settings) -> None:
 
 
 async def test_partials_are_what_two_looks_agree_on(fakes: Fakes, settings: Settings) -> None:
-    live = Live(fakes, settings)
+    talk = settings.conversation.model_copy(update={"partials": "always"})
+    live = Live(fakes, settings.model_copy(update={"conversation": talk}))
     for text in ("the quick brown box", "the quick brown fox jumps", "the quick brown fox jumped over"):
         fakes.stt.text = text
         await live.say(1.3)
@@ -128,14 +129,14 @@ async def test_answers_that_may_not_be_interrupted_come_one_after_the_other(
         await live.pause()
     await live.until(h.ReplyDone, 2)
     assert [r.status for r in live.of(h.ReplyDone)] == ["completed", "completed"]
-    fakes.llm.pieces = [30.0]
+    fakes.llm.pieces = [600.0]
     for _ in range(2):
         await live.say()
         await live.pause()
     await live.until(h.ReplyStarted, 3)
     live.session.cancel()
     assert (await live.until(h.ReplyDone, 3)).status == "cancelled"
-    await asyncio.wait_for(asyncio.to_thread(fakes.llm.cancelled.wait), 1)
+    await asyncio.wait_for(asyncio.to_thread(fakes.llm.cancelled.wait), 60)
     await live.wait(lambda: not live.session.talking)
 
 

@@ -71,11 +71,11 @@ async def test_the_first_clause_is_spoken_while_the_rest_is_written(fakes: Fakes
 
 
 async def test_the_engine_is_asked_for_health_while_the_recogniser_works(fakes: Fakes) -> None:
-    fakes.stt.delay = 5
+    fakes.stt.delay = 600
     fakes.llm.down = EngineError("engine_unreachable", "down")
     began = time.monotonic()
     assert failure(await run(fakes)) == "engine_unreachable"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 60
 
 
 async def test_nothing_heard(fakes: Fakes) -> None:
@@ -97,7 +97,7 @@ async def test_an_engine_that_fails_midway(fakes: Fakes, written: tuple[Piece, .
 
 async def test_speech_that_fails_stops_the_engine(fakes: Fakes) -> None:
     fakes.tts.error = SpeechError("tts_failed", "no voice")
-    fakes.llm = FakeLlm([Piece("First clause. And"), 5.0])
+    fakes.llm = FakeLlm([Piece("First clause. And"), 600.0])
     assert failure(await run(fakes)) == "tts_failed"
     assert fakes.llm.cancelled.is_set()
 
@@ -123,14 +123,14 @@ async def test_a_token_cap_drops_the_unfinished_sentence(fakes: Fakes) -> None:
 
 
 async def test_leaving_cancels_everything(fakes: Fakes) -> None:
-    fakes.llm = FakeLlm([Piece("First clause. And"), 5.0])
+    fakes.llm = FakeLlm([Piece("First clause. And"), 600.0])
     began = time.monotonic()
     async with aclosing(events(fakes.stages(), Conversation(""), SECOND, Stopwatch())) as turn:
         async for event in turn:
             if isinstance(event, Spoken):
                 break
     assert fakes.llm.cancelled.is_set()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 60
 
 
 async def test_a_bug_is_not_swallowed(fakes: Fakes) -> None:
@@ -139,5 +139,5 @@ async def test_a_bug_is_not_swallowed(fakes: Fakes) -> None:
 
     fakes.tts.on_clause = bug
     with pytest.raises(BaseExceptionGroup) as caught:
-        await asyncio.wait_for(run(fakes), 2)
+        await asyncio.wait_for(run(fakes), 60)
     assert caught.group_contains(ZeroDivisionError)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
+import ctranslate2
 import pytest
+import yaml
 
+from plugins.filter.engine import disk_needs
+from tests.unit.voicebot import tutorial
 from tests.unit.voicebot.conftest import FakeLlm, Fakes
 from tests.unit.voicebot.live import Live, sound
 from tests.unit.voicebot.tutorial import Tutorial
 from voicebot import app, session
 from voicebot import happenings as h
-from voicebot.config import Settings, parse
+from voicebot.config import Server, Settings, Stt, parse
 from voicebot.conversation import Conversation
 from voicebot.errors import ConfigError, EngineError
 from voicebot.llm import Piece
@@ -35,7 +40,12 @@ class World:
         self.asked: list[list[dict[str, str]]] = []
         self.caps: list[int] = []
         self.down = False
-        self.tutorial = Tutorial(self.transcribe, self.ask, lambda: self.now)
+        self.loads = 0
+        self.while_writing: Callable[[], None] = lambda: None
+        self.tutorial = Tutorial(self.transcribe, self.ask, lambda: self.now, self.load)
+
+    def load(self) -> None:
+        self.loads += 1
 
     def transcribe(self, frames: int) -> str:
         self.heard.append(frames)
@@ -45,6 +55,7 @@ class World:
     def ask(self, messages: Sequence[dict[str, str]], cap: int) -> str:
         self.asked.append(list(messages))
         self.caps.append(cap)
+        self.while_writing()
         if self.down:
             raise ConnectionError("refused")
         return "an answer"
@@ -133,16 +144,39 @@ async def test_4_yes_can_be_said_and_pauses_are_heard(
 
 
 async def test_5_the_first_clause_is_spoken_while_the_rest_is_written(
-    fakes: Fakes, settings: Settings
+    world: World, fakes: Fakes, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The tutorial prints a whole answer, and never speaks."""
-    fakes.llm = FakeLlm([Piece("First clause. And"), 0.3, Piece(" then more.", "stop")])
+    before: list[str] = []
+    world.while_writing = lambda: before.append(capsys.readouterr().out)
+    world.say()
+    assert "Bot:" not in before[0]
+    assert "Bot: an answer" in capsys.readouterr().out
+
+    fakes.llm = FakeLlm([Piece("First clause. And"), 600.0])
     live = Live(fakes, settings)
     await live.say()
     await live.pause()
     await live.until(h.ReplyAudio)
-    assert [t.text for t in live.of(h.ReplyText)] == ["First clause. And"]
-    await live.until(h.ReplyDone)
+    assert fakes.tts.spoken == ["First clause."]
+    await live.session.close()
+
+
+async def test_5_speech_interrupts_an_answer(world: World, fakes: Fakes, settings: Settings) -> None:
+    """The tutorial hears what was said meanwhile once its answer is there: the request runs to its end."""
+    world.while_writing = lambda: world.tick(30)
+    world.say()
+    assert (len(world.asked), world.now > 30) == (1, True)
+
+    fakes.llm = FakeLlm([Piece("First clause. And"), 600.0])
+    live = Live(fakes, settings)
+    await live.say()
+    await live.pause()
+    await live.until(h.ReplyAudio)
+    await live.say(0.8)
+    assert (await live.until(h.ReplyDone)).status == "cancelled"
+    await live.wait(fakes.llm.cancelled.is_set)
+    await live.session.close()
 
 
 async def test_6_a_cap_ends_an_answer_at_a_sentence(world: World, fakes: Fakes, settings: Settings) -> None:
@@ -208,14 +242,83 @@ async def test_8_what_is_said_is_not_printed(
     assert "swordfish" not in printed.out + printed.err + caplog.text
 
 
-@pytest.mark.parametrize(("field", "value"), [("device", "gpu"), ("compute_type", "int4")])
-def test_9_what_the_recogniser_cannot_do_is_refused(field: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=f"stt.{field} is '{value}'. Rule: "):
-        parse({"stt": {"model": "/m", field: value}}, "config")
+def test_9_what_is_offered_can_be_had() -> None:
+    with pytest.raises(ValueError, match="gpu"):
+        ctranslate2.get_supported_compute_types(tutorial.DEVICES[1])
+    can = ctranslate2.get_supported_compute_types("cpu")
+    assert set(tutorial.COMPUTE_TYPES) - can >= {"int4"}
+
+    device, compute = (get_args(Stt.model_fields[name].annotation) for name in ("device", "compute_type"))
+    assert not {*device, *compute} & {"gpu", "int4"}
+    for name, offered in (("gpu", device), ("int4", compute)):
+        field = "device" if offered == device else "compute_type"
+        with pytest.raises(ConfigError, match=f"stt.{field} is '{name}'. Rule: "):
+            parse({"stt": {"model": "/m", field: name}}, "config")
 
 
-def test_10_models_are_loaded_once_and_nothing_heavy_is_unused() -> None:
+async def test_10_models_are_loaded_once(world: World, fakes: Fakes, settings: Settings) -> None:
+    for _ in range(3):
+        world.say()
+    assert world.loads == 3
+
     assert inspect.getsource(app).count("speech_to_text(") == 1
     assert "speech_to_text(" not in inspect.getsource(session)
+    stages = fakes.stages()
+    for _ in range(3):
+        live = Live(fakes, settings)
+        await turn(live)
+        assert live.session._stages.stt is stages.stt, "the one that every session shares"
+
+
+def test_10_nothing_heavy_is_unused() -> None:
+    assert set(tutorial.IMPORTS) - set(tutorial.USED) == {"torch"}
+
     locked = (ROOT / "requirements/voicebot.txt").read_text(encoding="utf-8")
     assert not re.search(r"^(torch|sounddevice|webrtcvad)==", locked, re.M)
+    assert len(re.findall(r"^[\w.-]+==", locked, re.M)) <= 45
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    for name in ("av", "faster_whisper", "hibari", "httpx", "numpy", "openai", "pydantic", "soxr"):
+        assert re.search(rf"^\s*(?:import|from) {name}\b", code, re.M), f"{name} is required, and unused"
+
+
+def test_11_the_disk_that_is_needed_is_said() -> None:
+    catalogue, chosen = (
+        yaml.safe_load((ROOT / f"playbooks/group_vars/all/{name}.yml").read_text(encoding="utf-8"))
+        for name in ("catalog", "choices")
+    )
+    image = catalogue["catalog"]["images"][chosen["vllm_image"]]
+    models = [catalogue["catalog"]["models"][chosen[name]] for name in ("vllm_model", "stt_model")]
+    pinned = {"name": "x", "ref": "x@sha256:0", "revision": "0"}
+    needs = disk_needs({**image, **pinned}, [{**model, **pinned} for model in models], "/srv/models")
+    assert sum(need["gb"] for need in needs) > tutorial.DISK_GB, "a disk that it calls large enough fills up"
+    assert [need["path"] for need in needs] == ["/var/lib/docker", "/srv/models", "/srv/models"]
+
+
+def careless(options: str) -> set[str]:
+    """What a container started so lacks."""
+    rules = {
+        "a name": r"--name[ =]\S",
+        "life after a crash or a reboot": r"--restart[ =](?!no)\S|--rm .*systemd",
+        "a port on loopback only": r"-p 127\.0\.0\.1:",
+        "a digest": r"@sha256:",
+    }
+    return {name for name, rule in rules.items() if not re.search(rule, options)}
+
+
+def test_12_the_engine_is_named_supervised_gated_and_on_loopback() -> None:
+    assert len(careless(tutorial.DOCKER_RUN)) == 4
+
+    role = ROOT / "roles/vllm"
+    tasks = yaml.safe_load((role / "tasks/container.yml").read_text(encoding="utf-8"))
+    (container, *_) = [
+        t["community.docker.docker_container"] for t in tasks if "community.docker.docker_container" in t
+    ]
+    assert container["name"]
+    assert all(port.startswith("127.0.0.1:") for port in container["published_ports"])
+    unit = (role / "templates/etc/systemd/system/vllm.service.j2").read_text(encoding="utf-8")
+    assert re.search(r"^Restart=always$", unit, re.M)
+    assert re.search(r"^WantedBy=", unit, re.M), "up again after a reboot"
+    assert "/health" in (role / "tasks/ready.yml").read_text(encoding="utf-8")
+    assert Server().host == "127.0.0.1"
+    pins = (ROOT / "inventory/local/pins.yml").read_text(encoding="utf-8")
+    assert re.search(r"digest:", pins), "preflight refuses an image without one"

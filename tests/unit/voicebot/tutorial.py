@@ -9,6 +9,16 @@ SILENCE_LIMIT_S = 1.0
 MIN_SPEECH_S = 2.0
 MAX_ROUNDS = 5
 
+DEVICES = ("cpu", "gpu")
+COMPUTE_TYPES = ("int8", "int4", "float16")
+IMPORTS = ("torch", "faster_whisper", "webrtcvad", "sounddevice", "requests")
+USED = ("faster_whisper", "webrtcvad", "sounddevice", "requests")
+DISK_GB = 15.0
+DOCKER_RUN = (
+    "docker run --gpus all --ipc=host -it -p 8000:8000 -v ~/models:/models nvcr.io/nvidia/vllm:25.11-py3"
+    " vllm serve /models/mistral-7b --quantization gptq --gpu-memory-utilization 0.9 --dtype float16"
+)
+
 
 class Tutorial:
     """Collects voiced frames; when the wall clock says silence, transcribes, asks, prints."""
@@ -18,9 +28,11 @@ class Tutorial:
         transcribe: Callable[[int], str],
         ask: Callable[[Sequence[dict[str, str]], int], str],
         clock: Callable[[], float],
+        load: Callable[[], None],
         system_prompt: str = "Be kind.",
     ) -> None:
-        """`transcribe` gets the number of frames; `ask` the messages and max_tokens."""
+        """`transcribe` gets the number of frames; `ask` the messages and max_tokens; `load` makes a model."""
+        self._load = load
         self._transcribe = transcribe
         self._ask = ask
         self._clock = clock
@@ -38,6 +50,7 @@ class Tutorial:
         silent = self._clock() - self._last_voice > SILENCE_LIMIT_S
         if not silent or self._voiced * FRAME_S < MIN_SPEECH_S:
             return
+        self._load()
         text = self._transcribe(self._voiced)
         print(f"User: {text}")
         content = text if self._history else f"{self._system_prompt}\n\n{text}"
