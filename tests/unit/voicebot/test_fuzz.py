@@ -45,9 +45,9 @@ async def test_random_and_mutated_events(
     chance = random.Random(count)
     with open_house(fakes, with_(settings, limits={"max_audio_seconds": 5})) as house:
         url = f"ws://127.0.0.1:{house.port}/v1/realtime"
-        async with connect(url, ping_interval=None) as neighbour:
+        async with connect(url, ping_interval=None, max_queue=None) as neighbour:
             for batch in range(count // _A_BATCH):
-                async with connect(url, ping_interval=None) as fuzzed:
+                async with connect(url, ping_interval=None, max_queue=None) as fuzzed:
                     sent = [message(chance) for _ in range(_A_BATCH)]
                     await _survives(fuzzed, sent)
                 if batch % 4 == 0:
