@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -52,6 +53,10 @@ async def test_random_and_mutated_events(
                     await _survives(fuzzed, sent)
                 if batch % 4 == 0:
                     await _answers(neighbour, f"marker {batch}")
+        async with httpx.AsyncClient() as http:
+            metrics = (await http.get(f"{house.url}/metrics")).text
+        assert 'voicebot_turns_total{status="completed"}' in metrics
+        assert "marker" not in metrics and "You said" not in metrics
         await asyncio.to_thread(until, lambda: house.admission.taken == 0)
         await asyncio.to_thread(until, lambda: not house.server.server_state.tasks)
     assert [record for record in caplog.records if record.levelno >= logging.ERROR and record.exc_info] == []

@@ -55,10 +55,9 @@ DESCRIPTION = {
         "/v1/audio/speech": _post("application/json", _SPEECH),
     },
 }
-OPERATIONS = {
-    f"{found.ok().method.upper()} {found.ok().path}": found.ok()
-    for found in schemathesis.openapi.from_dict(DESCRIPTION).get_all_operations()
-}
+SCHEMA: Any = schemathesis.openapi.from_dict(DESCRIPTION)
+FOUND = [result.ok() for result in SCHEMA.get_all_operations()]
+OPERATIONS = {f"{operation.method.upper()} {operation.path}": operation for operation in FOUND}
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ def house(fakes: Fakes, settings: Settings) -> Iterator[House]:
 @pytest.mark.parametrize("count", [30, pytest.param(300, marks=pytest.mark.long)], ids=["short", "long"])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_no_request_is_a_server_error(house: House, name: str, count: int) -> None:
-    operation: Any = OPERATIONS[name]
+    operation = OPERATIONS[name]
     structured = name.startswith("POST /v1/audio")  # bytes can't be of a wrong type
     modes = [GenerationMode.POSITIVE, *([GenerationMode.NEGATIVE] if structured else [])]
     for mode in modes:
