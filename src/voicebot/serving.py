@@ -78,7 +78,7 @@ def options(application: ASGIApp, limits: Limits) -> uvicorn.Config:
     http = type("_LimitedHttp", (_Http,), {"limits": limits})
     return uvicorn.Config(
         application, http=http, ws=_WebSocket, log_config=None, access_log=False, server_header=False,
-        ws_max_size=int(limits.max_frame_mb * 1_000_000), ws_per_message_deflate=False,
+        proxy_headers=False, ws_max_size=int(limits.max_frame_mb * 1_000_000), ws_per_message_deflate=False,
         ws_ping_interval=limits.ping_seconds, ws_ping_timeout=limits.ping_seconds,
         timeout_graceful_shutdown=5,
     )  # fmt: skip

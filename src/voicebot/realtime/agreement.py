@@ -163,10 +163,15 @@ def _flag(detection: Mapping[str, Any] | None, name: str) -> bool:
     return detection is not None and detection.get(name) is not False
 
 
+_NEVER_NULL = {"audio", "input", "output", "format", "output_modalities"}
+
+
 def _merge(old: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Objects are merged, unless they are of another type; everything else is replaced."""
+    """Objects are merged, unless they are of another type; everything else is replaced, by null as well."""
     merged = dict(old)
     for key, value in change.items():
+        if value is None and key in _NEVER_NULL:
+            continue
         known = old.get(key)
         merged[key] = value
         if isinstance(known, dict) and isinstance(value, dict):

@@ -230,6 +230,10 @@ class Connection:
             self._send(self._wire.error(wrong, event_id, where))
         except VoicebotError as error:
             self._send(self._wire.error(error, event_id))
+        except Exception:  # one event must not end the conversation
+            log.exception("a bug in an event")
+            bug = VoicebotError("internal_error", "The event could not be handled.")
+            self._send(self._wire.error(bug, event_id))
 
     async def _update(self, event: rt.SessionUpdateEvent) -> None:
         before = self._agreement.session

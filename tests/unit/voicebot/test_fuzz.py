@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -45,13 +46,17 @@ async def test_random_and_mutated_events(
     chance = random.Random(count)
     with open_house(fakes, with_(settings, limits={"max_audio_seconds": 5})) as house:
         url = f"ws://127.0.0.1:{house.port}/v1/realtime"
-        async with connect(url, ping_interval=None) as neighbour:
+        async with connect(url, ping_interval=None, max_queue=None) as neighbour:
             for batch in range(count // _A_BATCH):
-                async with connect(url, ping_interval=None) as fuzzed:
+                async with connect(url, ping_interval=None, max_queue=None) as fuzzed:
                     sent = [message(chance) for _ in range(_A_BATCH)]
                     await _survives(fuzzed, sent)
                 if batch % 4 == 0:
                     await _answers(neighbour, f"marker {batch}")
+        async with httpx.AsyncClient() as http:
+            metrics = (await http.get(f"{house.url}/metrics")).text
+        assert 'voicebot_turns_total{status="completed"}' in metrics
+        assert "marker" not in metrics and "You said" not in metrics
         await asyncio.to_thread(until, lambda: house.admission.taken == 0)
         await asyncio.to_thread(until, lambda: not house.server.server_state.tasks)
     assert [record for record in caplog.records if record.levelno >= logging.ERROR and record.exc_info] == []
