@@ -15,6 +15,7 @@ from voicebot.llm import OpenAIChat
 from voicebot.loading import speech_to_text, text_to_speech
 from voicebot.stages import Stages
 from voicebot.turns import VoiceModel
+from voicebot.wyoming import server as wyoming
 
 log = logging.getLogger("voicebot")
 
@@ -33,7 +34,9 @@ def serve(settings: Settings) -> None:
     for library in ("httpx", "httpx2", "openai", "faster_whisper"):
         logging.getLogger(library).setLevel(logging.WARNING)
     listener = _bind(settings.server.host, settings.server.port)
-    application = rest.build(settings, load(settings), VoiceModel(settings.conversation.smart_turn))
+    home = wyoming.bind(settings)
+    voices = VoiceModel(settings.conversation.smart_turn)
+    application = rest.build(settings, load(settings), voices, home)
     options = uvicorn.Config(
         application, log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=_STOP_WITHIN_S,

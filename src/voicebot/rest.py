@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import logging
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -24,14 +25,17 @@ from voicebot.errors import EngineError, VoicebotError
 from voicebot.metrics import CONTENT_TYPE, Metrics
 from voicebot.realtime.server import Realtime
 from voicebot.turns import VoiceModel
+from voicebot.wyoming import server as wyoming
 
 log = logging.getLogger("voicebot")
 
 _CLIENT_CLOSED = 499
 
 
-def build(settings: Settings, stages: turn.Stages, voices: VoiceModel) -> Starlette:
-    """The web application over loaded stages, which it closes at its end."""
+def build(
+    settings: Settings, stages: turn.Stages, voices: VoiceModel, home: socket.socket | None = None
+) -> Starlette:
+    """The web application over loaded stages, which it closes at its end; `home` is for Wyoming's server."""
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -39,7 +43,8 @@ def build(settings: Settings, stages: turn.Stages, voices: VoiceModel) -> Starle
             await stages.llm.prepare()
         except EngineError as error:
             log.warning("the engine is not ready yet: %s", error)
-        yield
+        async with wyoming.serving(home, settings, stages):
+            yield
         stages.stt.close()
         if voices.turns:
             voices.turns.close()
