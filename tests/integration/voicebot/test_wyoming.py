@@ -29,6 +29,8 @@ from voicebot.audio import decode
 from voicebot.config import Wyoming
 from voicebot.wyoming import discovery
 
+pytestmark = pytest.mark.lab
+
 WITHIN_S = 120
 TEXT = "The quick brown fox jumps over the lazy dog. Then it sleeps for a while."
 
@@ -71,7 +73,6 @@ def spoken(events: list[Event]) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.lab
 async def test_it_transcribes_a_person(service: Service, human_speech: list[speech.Utterance]) -> None:
     async with connected(service) as client:
         await client.write_event(Describe().event())
@@ -86,7 +87,6 @@ async def test_it_transcribes_a_person(service: Service, human_speech: list[spee
             assert "".join(parts) == text
 
 
-@pytest.mark.lab
 async def test_it_converses_over_connections(service: Service, engine: Engine) -> None:
     for question in ("Who are you?", "And what do you do?"):  # one connection each, as Home Assistant does
         async with connected(service) as client:
@@ -100,7 +100,6 @@ async def test_it_converses_over_connections(service: Service, engine: Engine) -
     assert said[0].endswith("Who are you?") and said[1:] == [ANSWER, "And what do you do?"]
 
 
-@pytest.mark.lab
 async def test_it_speaks_and_understands_itself(service: Service) -> None:
     async with connected(service) as client:
         await client.write_event(Synthesize(TEXT, SynthesizeVoice("heart")).event())
@@ -111,7 +110,6 @@ async def test_it_speaks_and_understands_itself(service: Service) -> None:
         assert speech.word_error_rate(TEXT, text) <= 0.2
 
 
-@pytest.mark.lab
 async def test_it_speaks_before_the_text_is_whole(service: Service) -> None:
     async with connected(service) as client:
         await client.write_event(SynthesizeStart().event())
