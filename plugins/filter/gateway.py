@@ -10,10 +10,10 @@ from typing import Any
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _SPARK = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
-_STATUS = re.compile(r'^haproxy_server_status\{proxy="sparks",server="([^"]+)",state="([A-Z]+)"\} 1$', re.M)
+_STATUS = re.compile(r'^haproxy_server_status\{proxy="(\w+)",server="([^"]+)",state="([A-Z]+)"\} 1$', re.M)
 _EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # SHA-256 of nothing
 _PORTS = {
-    "edge": ("gateway_edge_port", "gateway_engine_port", "gateway_ready_port"),
+    "edge": ("gateway_edge_port", "gateway_engine_port", "gateway_ready_port", "gateway_voice_port"),
     "gateway": ("gateway_port",),
 }
 _LEAST = {
@@ -167,9 +167,12 @@ def gateway_edges(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> list[dic
     ]
 
 
-def gateway_server_states(metrics: str) -> dict[str, str]:
-    """What HAProxy's metrics say of each Spark: UP, DOWN, MAINT, DRAIN or NOLB (drained by its /ready)."""
-    return dict(_STATUS.findall(metrics))
+def gateway_server_states(metrics: str, backend: str = "sparks") -> dict[str, str]:
+    """What HAProxy's metrics say of each Spark: UP, DOWN, MAINT, DRAIN or NOLB (drained by its /ready).
+
+    backend: sparks (engines) or voices (engine and voicebot).
+    """
+    return {server: state for proxy, server, state in _STATUS.findall(metrics) if proxy == backend}
 
 
 class FilterModule:

@@ -17,6 +17,7 @@ from voicebot.serving import Server, bind
 from voicebot.stages import Stages
 from voicebot.systemd import Watchdog
 from voicebot.turns import VoiceModel
+from voicebot.wyoming import server as wyoming
 
 log = logging.getLogger("voicebot")
 
@@ -42,10 +43,11 @@ def serve(settings: Settings) -> None:
         secured = (
             stack.enter_context(bind(where.tls.host, where.tls.port, "server.tls")) if where.tls else None
         )
+        home = wyoming.bind(settings)
         stages = load(settings)
         admission = Admission(settings.limits.max_sessions)
         voices = VoiceModel(settings.conversation.smart_turn)
-        application = rest.build(settings, stages, voices, keys=keys, admission=admission)
+        application = rest.build(settings, stages, voices, home, keys=keys, admission=admission)
         longest_s = _LONGEST_CALL * max(60.0, settings.limits.max_audio_seconds)
         watchdog = Watchdog(lambda: stages.stt.working_s, longest_s)
         server = Server(application, settings, admission, watchdog, secured)

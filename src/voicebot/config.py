@@ -148,6 +148,31 @@ class Tts(_Section):
         return self
 
 
+class Wyoming(_Section):
+    """Home Assistant's way in. The protocol has no authentication: whoever reaches the port may use it."""
+
+    enabled: bool = False
+    host: Text = "127.0.0.1"
+    port: int = Field(default=10300, ge=1, le=65535)
+    trust_network: bool = False
+    discovery: bool = True
+    max_connections: int = Field(default=16, ge=1)
+    idle_s: float = Field(default=300.0, gt=0)
+
+    @model_validator(mode="after")
+    def _only_here_or_trusted(self) -> Self:
+        try:
+            loopback = ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            raise ValueError(f"wyoming.host is an IP address, and {self.host!r} is none") from None
+        if not loopback and not self.trust_network:
+            raise ValueError(
+                "a host other than loopback needs wyoming.trust_network: true, "
+                "for everybody on that network may then talk to the service"
+            )
+        return self
+
+
 class Limits(_Section):
     """What the service accepts."""
 
@@ -175,6 +200,7 @@ class Settings(_Section):
     tts: Tts = Tts()
     limits: Limits = Limits()
     conversation: Conversing = Conversing()
+    wyoming: Wyoming = Wyoming()
     personas: dict[str, Persona] = Field(default_factory=dict)
 
     def voices(self) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import logging
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -29,6 +30,7 @@ from voicebot.keys import Keys
 from voicebot.metrics import CONTENT_TYPE, Metrics
 from voicebot.realtime.server import Realtime
 from voicebot.turns import VoiceModel
+from voicebot.wyoming import server as wyoming
 
 log = logging.getLogger("voicebot")
 
@@ -39,11 +41,15 @@ def build(
     settings: Settings,
     stages: turn.Stages,
     voices: VoiceModel,
+    home: socket.socket | None = None,
     *,
     keys: Keys | None = None,
     admission: Admission | None = None,
 ) -> Starlette:
-    """The web application over loaded stages, which it closes at its end. `keys` None: nobody needs one."""
+    """The web application over loaded stages, which it closes at its end.
+
+    `home` is for Wyoming's server. `keys` None: nobody needs one.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -51,7 +57,8 @@ def build(
             await stages.llm.prepare()
         except EngineError as error:
             log.warning("the engine is not ready yet: %s", error)
-        yield
+        async with wyoming.serving(home, settings, stages):
+            yield
         stages.stt.close()
         if voices.turns:
             voices.turns.close()

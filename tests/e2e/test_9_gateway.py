@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import yaml
+from websockets.exceptions import InvalidStatus
 
 from tests.e2e.play import play
 from tests.lab.api import Lab
+from tests.websocket import Conversation
 
 pytestmark = pytest.mark.lab
 Sh = Callable[..., str]
@@ -44,6 +47,14 @@ class Gateway:
         trust = ssl.create_default_context(cafile=str(self.ca))
         headers = {"Authorization": f"Bearer {key or self.key}"}
         return httpx.Client(base_url=f"https://{self.address}", verify=trust, headers=headers, timeout=60)
+
+    def talk(self) -> Conversation:
+        """Begin a conversation, as a browser does; raises InvalidStatus where it is refused."""
+        return Conversation(
+            f"wss://{self.address}/v1/realtime?model=voicebot",
+            subprotocols=["realtime", f"openai-insecure-api-key.{self.key}"],
+            ssl=ssl.create_default_context(cafile=str(self.ca)),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +126,43 @@ def test_a_drain_lets_a_running_stream_end_and_takes_no_more(
             while other.get("/v1/models").status_code != 200:
                 assert time.monotonic() - began < 60, "undrained, and still out"
                 time.sleep(0.2)
+
+
+def answered(conversation: Conversation) -> str:
+    """Ask something in writing; how the answer ended."""
+    asked: dict[str, Any] = {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_text", "text": "Hello."}],
+    }
+    how = {"output_modalities": ["text"], "max_output_tokens": 16}
+    conversation.send(json.dumps({"type": "conversation.item.create", "item": asked}))
+    conversation.send(json.dumps({"type": "response.create", "response": how}))
+    while (event := json.loads(conversation.recv()))["type"] != "response.done":
+        assert event["type"] != "error", event
+    return str(event["response"]["status"])
+
+
+def called(gateway: Gateway) -> int:
+    """The status of an attempt to begin a conversation; 101 where it began."""
+    try:
+        with gateway.talk():
+            return 101
+    except InvalidStatus as refused:
+        return refused.response.status_code
+
+
+def test_a_conversation_goes_through_a_drain_and_none_begins(gateway: Gateway, sh: Sh) -> None:
+    with gateway.talk() as conversation:
+        assert conversation.subprotocol == "realtime"
+        assert answered(conversation) in ("completed", "incomplete")
+        sh(f"touch {DRAIN}")
+        began = time.monotonic()
+        while (status := called(gateway)) == 101:
+            assert time.monotonic() - began < 60, "a drained Spark still gets conversations"
+        assert status == 503
+        assert answered(conversation) in ("completed", "incomplete")
+        sh(f"rm {DRAIN}")
+        while called(gateway) != 101:
+            assert time.monotonic() - began < 180, "undrained, and still out"
+            time.sleep(0.2)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import re
 import signal
 import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ import yaml
 
 from plugins.filter.gateway import gateway_server_states
 from tests.integration.gateway.spark import Spark
+from tests.integration.gateway.waiting import until
 from tests.scripted import free_port
+
+__all__ = ["CHAT", "RATE", "ROOT", "House", "Proxy", "until"]
 
 ROOT = Path(__file__).parents[3]
 PLAY = """
@@ -37,14 +41,6 @@ PLAY = """
 """
 RATE = {"requests": 60, "seconds": 5}
 CHAT = "/v1/chat/completions"
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 class Proxy:
@@ -100,8 +96,8 @@ class House:
         self.folder = folder
         self.sparks = [Spark(name, folder) for name in ("spark-a", "spark-b")]
         self.ports = {"gateway": free_port(), "metrics": free_port()}
-        self.keys = {f"user-{number}": os.urandom(16).hex() for number in range(20)}
-        self.free_keys = iter(self.keys.values())
+        self.keys = {f"user-{number}": os.urandom(16).hex() for number in range(40)}
+        self.free_keys = itertools.cycle(self.keys.values())
         inventory = {"all": {"hosts": self._hosts(), "vars": {
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,
@@ -126,6 +122,7 @@ class House:
             spark.name: host(
                 free_port(), gateway_parts=["edge"], gateway_edge_port=spark.edge_port,
                 gateway_engine_port=spark.engine_port, gateway_ready_port=spark.ready_port,
+                gateway_voice_port=spark.voice.port,
             )
             for spark in self.sparks
         }  # fmt: skip
@@ -170,16 +167,25 @@ class House:
         with httpx.Client(base_url=url, headers=headers, verify=self.trust(), timeout=30) as client:
             yield client
 
-    def states(self) -> dict[str, str]:
-        """How the gateway sees the Sparks."""
-        return gateway_server_states(httpx.get(f"http://127.0.0.1:{self.ports['metrics']}/metrics").text)
+    def states(self, backend: str = "sparks") -> dict[str, str]:
+        """How the gateway sees the Sparks' engines, or voices."""
+        metrics = httpx.get(f"http://127.0.0.1:{self.ports['metrics']}/metrics", timeout=30).text
+        return gateway_server_states(metrics, backend)
+
+    def conversations(self) -> int:
+        """How many the gateway counts just now."""
+        metrics = httpx.get(f"http://127.0.0.1:{self.ports['metrics']}/metrics", timeout=30).text
+        found = re.findall(r'(?m)^haproxy_server_current_sessions\{proxy="voices",.*\} (\d+)$', metrics)
+        return sum(map(int, found))
 
     def calm(self) -> None:
         """Both Sparks are up, nothing runs, nothing is remembered."""
         for spark in self.sparks:
             spark.heal()
             spark.step.release(20)
-        until(lambda: list(self.states().values()) == ["UP", "UP"], "both Sparks up")
+        for backend in ("sparks", "voices"):
+            until(lambda: list(self.states(backend).values()) == ["UP", "UP"], f"both {backend} up")  # noqa: B023
+        until(lambda: self.conversations() == 0, "no conversation")
         for spark in self.sparks:
             spark.step = type(spark.step)(0)
             spark.asked.clear()

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.integration.gateway.voice import Voice
 from tests.scripted import free_port
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "roles/vllm/files"))
@@ -85,6 +86,7 @@ class Spark:
         self.board = Board(self.drain)
         self.heal()
         self.engine_port, self.ready_port, self.edge_port = free_port(), free_port(), free_port()
+        self.voice = Voice(name, lambda route, headers: self.asked.append((route, headers, time.monotonic())))
         self.pages = server(self.board, self.ready_port)
         self.visits = 0
         self.pages.verify_request = self._visited  # type: ignore[method-assign]
@@ -124,5 +126,6 @@ class Spark:
 
     def end(self) -> None:
         self.stop()
+        self.voice.stop()
         self.pages.shutdown()
         self.pages.server_close()

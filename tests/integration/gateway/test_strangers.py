@@ -1,4 +1,4 @@
-"""Every route that vLLM serves, asked for by strangers and by those who may: the docs' table is made here."""
+"""Every route of vLLM and the voicebot, asked for by strangers and those who may: makes the docs' table."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ from tests.integration.gateway.house import ROOT, House, until
 
 pytestmark = pytest.mark.lab
 
-ALLOWED = {"GET /v1/models", "POST /v1/chat/completions", "POST /v1/completions", "POST /tokenize"}
-# vLLM 0.11's own routes, with those that flags, development mode or task types add.
+ALLOWED = {
+    "GET /v1/models", "POST /v1/chat/completions", "POST /v1/completions", "POST /tokenize",
+    "POST /v1/audio/transcriptions", "POST /v1/audio/speech",
+}  # fmt: skip
+WEBSOCKET = "GET /v1/realtime"
+# vLLM 0.11's own routes, with those that flags, development mode or task types add; then the voicebot's.
 SERVED = """
 GET /health, GET /load, GET /ping, POST /ping, GET /metrics, GET /version, GET /server_info
 GET /docs, GET /redoc, GET /openapi.json, GET /docs/oauth2-redirect
@@ -31,6 +35,7 @@ POST /v1/audio/transcriptions, POST /v1/audio/translations, POST /invocations
 POST /v1/load_lora_adapter, POST /v1/unload_lora_adapter
 POST /scale_elastic_ep, POST /is_scaling_elastic_ep, POST /reset_prefix_cache, POST /collective_rpc
 POST /sleep, POST /wake_up, GET /is_sleeping, POST /start_profile, POST /stop_profile
+GET /v1/realtime, POST /v1/audio/speech, POST /v1/turns
 """
 ROUTES = re.split(r", |\n", SERVED.strip())
 # Other ways to write a path, and other methods on the allowed ones.
@@ -39,6 +44,7 @@ TRICKS = [
     "HEAD /v1/models", "GET /", "GET /v1/models/", "GET //v1/models", "GET /V1/models", "GET /v1/%6dodels",
     "GET /v1/models/../../metrics", "GET /v1/models%2f..%2f..%2fmetrics", "GET /v1/models;/metrics",
     "GET /tokenize/../metrics", "GET /state",
+    "GET /page.js", "POST /v1/realtime", "GET /v1/realtime/", "GET /v1/audio/speech", "GET /ready/voice/x",
 ]  # fmt: skip
 DOCS = ROOT / "docs/gateway.md"
 Ask = Callable[[str], str]
@@ -99,8 +105,8 @@ def askers(house: House) -> dict[str, Ask]:
 
 
 def expected(route: str) -> list[str]:
-    allowed = route in ALLOWED
-    return ["no TLS"] * 3 + ["200" if allowed else "404"] + ["401"] * 2 + ["200" if allowed else "404"]
+    passes = "426" if route == WEBSOCKET else "200" if route in ALLOWED else "404"
+    return ["no TLS"] * 3 + [passes] + ["401"] * 2 + [passes]
 
 
 def test_only_the_allowed_pass_and_only_with_certificate_and_key(
@@ -110,7 +116,7 @@ def test_only_the_allowed_pass_and_only_with_certificate_and_key(
     assert answers == {route: expected(route) for route in answers}
     passed = {route for spark in house.sparks for route, _, _ in spark.asked}
     assert passed == ALLOWED
-    assert len(ROUTES) == 42
+    assert len(ROUTES) == 45
 
     head = ["route", *askers]
     rows = [head, ["---"] * len(head), *([f"`{route}`", *answers[route]] for route in ROUTES)]
@@ -131,6 +137,8 @@ def test_readiness_is_for_gateways_and_is_the_guards(house: House, askers: dict[
     assert askers["edge: a gateway's"]("GET /ready") == "503"
     refused = {who: ask("GET /ready") for who, ask in askers.items() if who != "edge: a gateway's"}
     assert list(refused.values()) == ["no TLS"] * 3 + ["401"] * 2 + ["404"]
+    assert askers["edge: a gateway's"]("GET /ready/voice") == "503"
+    assert askers["gateway: right key"]("GET /ready/voice") == "404"
 
 
 def test_a_check_goes_only_after_the_guard_has_said_all(house: House) -> None:

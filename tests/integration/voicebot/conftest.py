@@ -86,6 +86,7 @@ def configure(folder: Path, model: Path, engine: str, **sections: dict[str, Any]
         "server": {"port": free_port()},
         "stt": {"model": str(model)},
         "llm": {"base_url": f"{engine}/v1", "model": "m"},
+        "wyoming": {"enabled": True, "port": free_port()},
     }
     for name, section in sections.items():
         settings[name] = settings.get(name, {}) | section

@@ -14,7 +14,7 @@ SPARK = {"name": "spark-a", "address": "192.0.2.1", "port": 8443}
 SOUND: dict[str, Any] = {
     "gateway_parts": ["edge", "gateway"], "gateway_address": "*", "gateway_edge_port": 8443,
     "gateway_port": 443, "gateway_metrics_port": 8405,
-    "gateway_engine_port": 8000, "gateway_ready_port": 8001,
+    "gateway_engine_port": 8000, "gateway_ready_port": 8001, "gateway_voice_port": 8080,
     "gateway_sparks": [SPARK], "gateway_max_running": 32, "gateway_queue_timeout": "10",
     "gateway_keys": {"kitchen": HASH}, "gateway_rate": {"requests": 1, "seconds": 1},
     "gateway_idle_timeout": 600, "gateway_reload_timeout": 3600, "gateway_names": ["gate"],
