@@ -12,6 +12,7 @@ from openai.types.realtime import RealtimeSessionCreateRequest, SessionUpdateEve
 from voicebot.config import Conversing, Persona, Settings
 from voicebot.conversation import new_id
 from voicebot.errors import AudioError
+from voicebot.realtime.formats import FORMATS
 from voicebot.setup import Setup
 from voicebot.turns import PRESETS, TurnRules
 from voicebot.turns.rules import semantic
@@ -72,6 +73,10 @@ class Agreement:
     def instructions(self) -> str:
         """The system prompt."""
         return str(self.session.get("instructions") or "")
+
+    def format(self, direction: Literal["input", "output"]) -> str:
+        """audio/pcm, audio/pcmu or audio/pcma."""
+        return _format(self.session, direction)
 
     def update(self, event: SessionUpdateEvent) -> None:
         """Take the fields that were sent, or raise."""
@@ -180,15 +185,19 @@ def _merge(old: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _format(session: Mapping[str, Any], direction: str) -> str:
+    return str(((session["audio"].get(direction) or {}).get("format") or PCM)["type"])
+
+
 def _check(session: Mapping[str, Any]) -> None:
     for direction in ("input", "output"):
-        kind = ((session["audio"].get(direction) or {}).get("format") or PCM)["type"]
-        if kind != "audio/pcm":
+        kind = _format(session, direction)
+        if kind not in FORMATS:
             raise AudioError(
                 "unsupported_format",
                 f"session.audio.{direction}.format is {kind!r}.",
-                rule="audio/pcm at 24000 Hz.",
-                remedy="use it.",
+                rule=f"audio/pcm at 24000 Hz, or G.711: {', '.join(FORMATS)}.",
+                remedy="use one of them.",
             )
     detection = (session["audio"].get("input") or {}).get("turn_detection") or {}
     for name, low, high in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +22,7 @@ from voicebot.conversation import Item, new_id
 from voicebot.errors import AudioError, VoicebotError
 from voicebot.metrics import Metrics
 from voicebot.realtime.agreement import Agreement, chat_choice, chat_tools
+from voicebot.realtime.formats import Heard, Voiced
 from voicebot.realtime.items import decoded, kind_of, no_item, parsed, spoken_part, text_of
 from voicebot.realtime.outbox import Outbox
 from voicebot.realtime.wire import Event, Wire, item_object
@@ -126,6 +127,8 @@ class Connection:
             int(settings.limits.max_outgoing_mb * 1_000_000),
             lambda: self.end(_TOO_SLOW, "events are taken too slowly (limits.max_outgoing_mb)"),
         )
+        self._heard = Heard(agreement.format("input"))
+        self._voiced: dict[str, Voiced] = {}
         self._session = Session(stages, voices, settings, agreement.setup(), self._tell, metrics)
         self._handlers: dict[str, Callable[[Any], Awaitable[None]]] = {
             "session.update": self._update,
@@ -197,6 +200,24 @@ class Connection:
         self._out.put(event, audio_of)
 
     def _tell(self, happening: h.Happening) -> None:
+        for told in self._in_format(happening):
+            self._tell_one(told)
+
+    def _in_format(self, happening: h.Happening) -> Iterator[h.Happening]:
+        """Speech in the client's format; its end is what a resampler held back."""
+        match happening:
+            case h.ReplyAudio(info, pcm):
+                rate = self._stages.tts.sample_rate
+                voiced = self._voiced.setdefault(info.id, Voiced(self._agreement.format("output"), rate))
+                if encoded := voiced.encoded(pcm):
+                    yield h.ReplyAudio(info, encoded)
+                return
+            case h.ReplyDone(info) if held := self._voiced.pop(info.id, None):
+                if happening.status != "cancelled" and (end := held.encoded(b"", last=True)):
+                    yield h.ReplyAudio(info, end)
+        yield happening
+
+    def _tell_one(self, happening: h.Happening) -> None:
         audio_of = happening.reply.id if isinstance(happening, h.ReplyAudio) else ""
         if isinstance(happening, h.ReplyDone) and happening.status == "cancelled":
             self._out.silence(happening.reply.id)
@@ -246,11 +267,13 @@ class Connection:
                 self._agreement.session = before
                 raise
         self._session.change(setup)
+        if (kind := self._agreement.format("input")) != self._heard.kind:
+            self._heard = Heard(kind)
         self._session.conversation.system_prompt = self._agreement.instructions.strip()
         self._send(self._wire.event(rt.SessionUpdatedEvent, session=self._agreement.session))
 
     async def _append(self, event: rt.InputAudioBufferAppendEvent) -> None:
-        await self._session.hear(decoded(event.audio))
+        await self._session.hear(self._heard.pcm(decoded(event.audio)))
 
     async def _commit(self, _event: rt.InputAudioBufferCommitEvent) -> None:
         self._session.commit()
@@ -273,7 +296,8 @@ class Connection:
         for told in self._wire.added(item, previous, spoken=recording is not None):
             self._send(told)
         if recording is not None:
-            self._session.transcribe_into(item, recording)
+            whole = Heard(self._heard.kind).pcm(recording, last=True)
+            self._session.transcribe_into(item, whole)
 
     def _refuse_more_text(self) -> None:
         items = self._session.conversation.items

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from plugins.filter.depot import depot_bytes, depot_table
 
 
 def test_bytes_are_summed_by_kind_and_host() -> None:
-    filled = {"images": [{"received": 5_000_000}], "models": [{"received": 1_000_000}, {"changed": False}]}
-    closed = {"a": {"sent": {"images": 5_000_000, "models": 1_000_000}}, "long-name": {"skipped": True}}
+    filled: dict[str, list[dict[str, Any]]] = {
+        "images": [{"received": 5_000_000}],
+        "models": [{"received": 1_000_000}, {"changed": False}],
+    }
+    closed: dict[str, dict[str, Any]] = {
+        "a": {"sent": {"images": 5_000_000, "models": 1_000_000}},
+        "long-name": {"skipped": True},
+    }
     carried = depot_bytes(filled, closed)
     assert carried == {
         "wan": {"images": 5_000_000, "models": 1_000_000, "total": 6_000_000},

@@ -263,8 +263,6 @@ async def test_a_prompt_names_a_persona(fakes: Fakes, settings: Settings) -> Non
         ('{"type": "input_audio_buffer.append"}', "invalid_event"),
         ('{"type": "conversation.item.truncate", "item_id": "x", "content_index": 0, "audio_end_ms": 1}',
          "item_not_found"),
-        ('{"type": "session.update", "session": {"type": "realtime", "audio": {"input": {"format": '
-         '{"type": "audio/pcmu"}}}}}', "unsupported_format"),
         ('{"type": "session.update", "session": {"type": "realtime", "audio": {"input": {"turn_detection": '
          '{"type": "server_vad", "silence_duration_ms": 5}}}}}', "invalid_value"),
         ('{"type": "session.update", "session": {"type": "realtime", "audio": {"input": {"transcription": '
