@@ -19,6 +19,8 @@ _START_WINDOWS = 3
 """About 0.1 s of voice in a row opens a turn: clicks don't."""
 _SURE = 0.8
 _HYSTERESIS = 0.15
+_LEAST = 0.01
+"""Silence stays silence under a low threshold, as in Silero itself."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ class Endpointer:
         threshold = self.rules.threshold
         if self._start is None:
             return self._wait(probability, probability >= threshold)
-        return self._follow(probability, probability >= threshold - (0 if self._paused else _HYSTERESIS))
+        still = threshold if self._paused else max(threshold - _HYSTERESIS, _LEAST)
+        return self._follow(probability, probability >= still)
 
     def _wait(self, probability: float, voice: bool) -> list[Signal]:
         self._run = self._run + 1 if voice else 0

@@ -186,8 +186,7 @@ def test_recognition_is_no_worse_than_the_bare_recogniser(
     references = [utterance.text for utterance in human_speech]
     rates = [speech.corpus_error_rate(references, texts) for texts in (heard, bare)]
     record_property("wer_live_and_bare", [round(rate, 4) for rate in rates])
-    one_word = 1.5 / sum(len(text.split()) for text in references)
-    assert rates[0] <= rates[1] + one_word, "another CPU may round one word differently"
+    assert rates[0] <= rates[1]
 
 
 async def _all_transcripts(service: Service, utterances: list[speech.Utterance]) -> list[str]:
