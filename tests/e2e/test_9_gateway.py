@@ -152,6 +152,7 @@ def called(gateway: Gateway) -> int:
         return refused.response.status_code
 
 
+@pytest.mark.long
 def test_a_conversation_goes_through_a_drain_and_none_begins(gateway: Gateway, sh: Sh) -> None:
     with gateway.talk() as conversation:
         assert conversation.subprotocol == "realtime"
