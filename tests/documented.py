@@ -28,6 +28,8 @@ LOOKS = "tests/e2e/test_9_commands.py::test_what_the_documents_look_at_on_a_spar
 STARTS = "tests/e2e/test_9_commands.py::test_what_the_documents_do_on_a_spark"
 VAULT = "tests/unit/diagnostics/test_bundle.py::test_the_playbook_knows_the_inventorys_secrets"
 HASHED = "tests/e2e/test_9_commands.py::test_every_model_file_is_read_again"
+CARRIED = "tests/e2e/test_9_island.py::test_bundle_makes_hosts_speak_that_no_route_leads_away_from"
+DEPOT = "tests/e2e/test_9_carry.py::test_image_comes_through_the_depot_under_its_own_name_and_digest"
 PING = "tests/e2e/test_9_commands.py::test_ansible_reaches_every_host"
 
 # Read-only, on a Spark as root; LOOKS runs each.
@@ -55,14 +57,14 @@ ON_A_SPARK = (
 )
 # As above, but silent, with exit code 1, where there is nothing to tell.
 ON_A_SPARK_OR_NOTHING = (
-    "ls /var/lib/vllm-guard/drain",
+    "ls /var/lib/vllm-guard/drain*",
     "journalctl -k -g oom",
     "journalctl -k -g NVRM",
 )
 # These change something, and leave it as it was; STARTS runs each, in this order.
 DONE_ON_A_SPARK = (
-    "touch /var/lib/vllm-guard/drain",
-    "rm /var/lib/vllm-guard/drain",
+    "touch /var/lib/vllm-guard/drain.operator",
+    "rm /var/lib/vllm-guard/drain.operator",
     "systemctl reset-failed vllm; systemctl start vllm",
     "systemctl restart voicebot",
 )
@@ -106,6 +108,12 @@ RUN_BY: dict[str, str] = {
     "maintain.yml": MAINTAIN,
     "maintain.yml --limit '!spark-b'": MAINTAIN,
     "maintain.yml -e maintain_update=none -e maintain_reboot=always": MAINTAIN,
+    "bundle.yml -e bundle_action=export -e bundle_path=/media/disk/bundle "
+    "-e bundle_key=$PWD/bundle-key": CARRIED,
+    "bundle.yml -e bundle_action=import -e bundle_path=/media/disk/bundle -e bundle_signers=$HOME/signers "
+    "-e depot_path=$HOME/depot": CARRIED,
+    "site.yml -e depot_path=$HOME/depot": CARRIED,
+    "site.yml --tags voicebot,python_venv": "make molecule",
     'curl --cacert ca.crt -H "Authorization: Bearer $key" https://gate/v1/models': ROUTES,
     "ansible-vault encrypt_string --name model_store_token 'hf_…'": VAULT,
     **dict.fromkeys((*ON_A_SPARK, *ON_A_SPARK_OR_NOTHING), LOOKS),
@@ -124,6 +132,19 @@ REAL: dict[str, str] = {
     "key=$(openssl rand -hex 32)": "makes a key for its holder; tests make theirs likewise",
     'printf %s "$key" | sha256sum': "as above",
     "curl -s 127.0.0.1:8405/metrics | grep server_status": "a gateway with several Sparks",
+    "cd /media/disk/bundle": "a disk that was carried; the next lines likewise",
+    "ssh-keygen -Y verify -f ~/signers -I you@example -n spark-voicebot-bundle -s manifest.json.sig "
+    "< manifest.json": "a controller that has nothing of ours yet",
+    "sha256sum controller/*": "as above",
+    "mkdir ~/wheels && tar -C ~ -xf controller/project.tar "
+    "&& tar -C ~/wheels -xf controller/wheelhouse-*.tar": "as above",
+    "cd ~/spark-voicebot && PIP_NO_INDEX=1 PIP_FIND_LINKS=$HOME/wheels make setup "
+    "&& . .venv/bin/activate": "as above",
+    'curl --cacert ca.crt -H "Authorization: Bearer $key" '
+    "https://spark-xxxx.local:8444/v1/models": "a Spark with a certificate",
+    'xdg-open "https://spark-xxxx.local:8444/#key=$key"': "a desktop",
+    'curl --cacert ca.crt -H "Authorization: Bearer $key" -F file=@question.wav '
+    "https://gate/v1/audio/transcriptions": "a gateway; tests/integration/gateway sends the same",
     "docker stop NAME": "an engine that was started by hand",
     "jq .failures[-1].reason /var/lib/spark-voicebot/ledger.json": "jq is no part of what is installed",
     "systemctl reset-failed vllm; systemctl restart vllm": "a GPU that has recovered",

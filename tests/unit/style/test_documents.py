@@ -49,7 +49,7 @@ def normal(command: str) -> str:
 def commands(text: str) -> Iterator[str]:
     """Every command of a document: each line of its sh blocks, and what looks like one in its tables."""
     for language, block in FENCE.findall(text):
-        lines = block.splitlines() if language == "sh" else []
+        lines = re.sub(r"\\\n\s*", "", block).splitlines() if language == "sh" else []
         for line in lines:
             if command := re.sub(r"(?:^|\s)#\s.*", "", line).strip():
                 yield normal(command)
