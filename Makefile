@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lab demo site smoke lint unit integration molecule e2e lock clean purge \
+.PHONY: help setup lab demo site smoke lint unit molecule e2e lock clean purge \
 	test test-long test-long-host test-long-fleet test-long-voice
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -51,14 +51,11 @@ molecule: lab
 		molecule test --scenario-name $$scenario --destroy never; \
 	done
 
-integration: setup
-	$(PYTEST) tests/integration -m "not lab and not long" --report reports/integration.json
-
 e2e: setup
 	$(PYTEST) tests/integration tests/lab tests/e2e -m "lab and not long" --report reports/e2e.json
 
-test: lint unit integration molecule e2e
-	.venv/bin/python -m tests.report reports/unit.json reports/integration.json reports/e2e.json
+test: lint unit molecule e2e
+	.venv/bin/python -m tests.report reports/unit.json reports/e2e.json
 
 # Each part is a few hours' worth of evidence of its own, and can be run alone.
 FLEET := $(wildcard tests/integration/gateway tests/integration/rollout tests/integration/carry \
