@@ -203,7 +203,7 @@ def test_a_host_that_loses_power_stops_it_while_the_rest_serve_and_then_it_goes_
 def test_a_stopped_core_costs_what_was_in_flight_there(fleet: Fleet, record_property: Record) -> None:
     askers = 4
     with Load(fleet.client, askers=askers, pause_s=3) as load:
-        time.sleep(10)
+        time.sleep(10)  # requests are under way on every host before one core stops
         fleet.sh("spark2", f"kill -STOP $({CORE})")
         ready = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8001/ready"
         deadline = time.monotonic() + 120
